@@ -1,0 +1,101 @@
+"""All refusals of updates happen here, before the journal. Below it every entry is merged or skipped with a reason."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from coordinator.errors import Refused
+from protos.fedshare.v1 import federation_pb2 as pb
+from share_algo import Basis, Update
+
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
+UPDATE_ID = re.compile(r"[0-9a-f]{32}")
+DIGEST = re.compile(r"[0-9a-f]{64}")
+LABELS_MAX = 10_000
+METRICS_MAX = 100
+HEAD_NUMBERS_MAX = 50_000_000
+HEADER_BYTES = 1 << 20
+"""What the safetensors header of an update may take beside its numbers."""
+
+
+def name(what: str, value: str) -> None:
+    if not NAME.fullmatch(value):
+        raise Refused(
+            pb.OUTCOME_REFUSED_MALFORMED,
+            f"{what} {value[:100]!r} is not a name: use 1 to 100 letters, digits, '.', '_' or '-', not starting with '.' or '-'",
+        )
+
+
+def federation(spec: pb.FederationSpec, federation_id: str) -> None:
+    if federation_id != spec.federation_id:
+        raise Refused(
+            pb.OUTCOME_REFUSED_FEDERATION,
+            f"this is the federation {spec.name!r} ({spec.federation_id[:8]}); the caller belongs to {federation_id[:8]!r}",
+        )
+
+
+def base_model(spec: pb.FederationSpec, fingerprint: str) -> None:
+    if fingerprint != spec.base.fingerprint:
+        raise Refused(
+            pb.OUTCOME_REFUSED_BASE_MODEL,
+            f"the caller's base model ({fingerprint[:12] or 'none'}) is not this federation's {spec.base.name}"
+            f" ({spec.base.fingerprint[:12]}): their weights differ",
+        )
+
+
+def metrics(values: Mapping[str, float]) -> None:
+    if len(values) > METRICS_MAX or not all(NAME.fullmatch(key) for key in values):
+        raise Refused(pb.OUTCOME_REFUSED_MALFORMED, f"at most {METRICS_MAX} metrics, each named like a task")
+    for key, value in values.items():
+        if not abs(value) < float("inf"):
+            raise Refused(pb.OUTCOME_REFUSED_MALFORMED, f"the metric {key} is {value}, not a finite number")
+
+
+def update_bytes_max(spec: pb.FederationSpec) -> int:
+    """No honest update is larger: every direction of every module new, and the largest head."""
+    numbers = sum(2 * spec.rank * (m.out_features + m.in_features + 2 * spec.rank) for m in spec.modules)
+    return 4 * (numbers + HEAD_NUMBERS_MAX) + HEADER_BYTES
+
+
+def header(spec: pb.FederationSpec, header: pb.UpdateHeader) -> None:
+    """All that can be seen before the blob has come."""
+    if not UPDATE_ID.fullmatch(header.update_id) or not DIGEST.fullmatch(header.digest):
+        raise Refused(pb.OUTCOME_REFUSED_MALFORMED, "update_id must have 32 hex digits and digest 64")
+    name("worker", header.worker)
+    name("task", header.task)
+    federation(spec, header.federation_id)
+    base_model(spec, header.base_fingerprint)
+    metrics(header.metrics)
+    if len(header.labels) > LABELS_MAX:
+        raise Refused(pb.OUTCOME_REFUSED_MALFORMED, f"{len(header.labels)} labels; at most {LABELS_MAX} are kept")
+    if not 0 < header.nbytes <= update_bytes_max(spec):
+        raise Refused(
+            pb.OUTCOME_REFUSED_TOO_LARGE,
+            f"an update of {header.nbytes} bytes; in this federation they have 1 to {update_bytes_max(spec)}",
+        )
+
+
+def update(spec: pb.FederationSpec, update: Update, base: Basis) -> None:
+    """Every module is there, and every shape fits the base version's basis."""
+    modules = {m.name: (m.out_features, m.in_features) for m in spec.modules}
+    coefficients = update.entry.coefficients
+    if odd := sorted(modules.keys() ^ coefficients.keys()) or sorted(update.block.keys() - modules.keys()):
+        _wrong_shape(odd[0], "is in the update or in the federation, but not in both")
+    if sum(t.numel() for t in update.entry.head.values()) > HEAD_NUMBERS_MAX:
+        raise Refused(pb.OUTCOME_REFUSED_TOO_LARGE, f"the head has more than {HEAD_NUMBERS_MAX} numbers")
+    widths = base.widths()
+    for module, (N, D) in modules.items():
+        K, L = widths.get(module, (0, 0))
+        if new := update.block.get(module):
+            if (new.out_NK.shape[0], new.in_DL.shape[0]) != (N, D):
+                _wrong_shape(module, f"new directions for {new.out_NK.shape[0]} x {new.in_DL.shape[0]}, not {N} x {D}")
+            K, L = K + new.widths[0], L + new.widths[1]
+        if coefficients[module].widths != (K, L):
+            _wrong_shape(module, f"coefficients for {coefficients[module].widths} columns, not {(K, L)}")
+        if not 1 <= coefficients[module].P_KR.shape[1] <= spec.rank:
+            _wrong_shape(module, f"rank {coefficients[module].P_KR.shape[1]}; here it is 1 to {spec.rank}")
+
+
+def _wrong_shape(module: str, what: str) -> None:
+    raise Refused(pb.OUTCOME_REFUSED_SHAPE, f"{module}: {what}")

@@ -1,0 +1,221 @@
+"""Lineage: a reader of versions and measurements, with its own cursor, that shows them in MLflow.
+
+MLflow being slow, away or broken never stops learning: this runs beside the walk, not in it. The only file
+that imports mlflow.
+
+    experiment NAME/versions   one run a version: tags say parent, task, worker, update, base version;
+                               metrics say relative error, basis size, bytes; the contributor is a dataset input
+    experiment NAME/workers    one run a worker and task: what it measured, with the version as step
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select
+from sqlalchemy.dialects.sqlite import insert
+
+from coordinator.catalog import Catalog, Version
+from coordinator.home import Home
+from coordinator.measured import Measured, Measurement
+from coordinator.tables import cursors, writer
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+log = logging.getLogger(__name__)
+
+BATCH = 200
+POLL_SECONDS = 2.0
+AWAY_SECONDS_MAX = 60.0
+"""Longest pause between tries while MLflow is away."""
+DRAIN_SECONDS_MAX = 30.0
+"""How long a stopping coordinator waits for MLflow; the cursor remembers where to go on."""
+
+
+class LineageOff:
+    uri = ""
+
+    def behind(self) -> int:
+        return 0
+
+    def start(self) -> None: ...
+    def wake(self) -> None: ...
+    def stop(self) -> None: ...
+
+
+class Lineage:
+    def __init__(self, home: Home, catalog: Catalog, measured: Measured, tracking_uri: str = ""):
+        folder = home.lineage_folder.absolute()
+        self.uri = tracking_uri or f"sqlite:///{folder / 'mlflow.db'}"
+        self._artifacts = None if tracking_uri else (folder / "artifacts").as_uri()
+        if not tracking_uri:
+            folder.mkdir(parents=True, exist_ok=True)
+        self._name, self._federation_id = home.spec.name, home.spec.federation_id
+        self._catalog, self._measured = catalog, measured
+        self._versions, self._measurements = _Cursor(home, "lineage/versions"), _Cursor(home, "lineage/metrics")
+        self._wake, self._stopping = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name="lineage", daemon=True)
+
+    def behind(self) -> int:
+        """Versions that MLflow does not show yet."""
+        return self._catalog.head().version - self._versions.get()
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def wake(self) -> None:
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Write what is there, within DRAIN_SECONDS_MAX; the rest is written by the next start."""
+        self._stopping.set()
+        self._wake.set()
+        self._thread.join(DRAIN_SECONDS_MAX)
+
+    def _run(self) -> None:
+        pause, store = POLL_SECONDS, None
+        while True:
+            last = self._stopping.is_set()
+            try:
+                store = store or _Store(self.uri, self._artifacts, self._name, self._federation_id)
+                while self._copy_versions(store) or self._copy_measurements(store):
+                    pass
+                pause = POLL_SECONDS
+            except Exception as error:  # whatever MLflow raises: say it once, stay out of the way
+                log.warning("MLflow at %s is away (%s): lineage waits", self.uri, type(error).__name__)
+                pause = min(2 * pause, AWAY_SECONDS_MAX)
+            if last:
+                return
+            self._wake.wait(pause)
+            self._wake.clear()
+
+    def _copy_versions(self, store: _Store) -> bool:
+        found = self._catalog.records(self._versions.get() + 1, BATCH)
+        for version in found:
+            store.write_version(version)
+            self._versions.set(version.version)
+        return bool(found)
+
+    def _copy_measurements(self, store: _Store) -> bool:
+        found = self._measured.after(self._measurements.get(), BATCH)
+        if found:
+            store.write_measurements(found)
+            self._measurements.set(found[-1].id)
+        return bool(found)
+
+
+class _Cursor:
+    """How far a reader has come. Kept in the home, so that a restart goes on from there."""
+
+    def __init__(self, home: Home, name: str):
+        self._engine, self._writer, self._name = home.engine, writer(home.engine), name
+
+    def get(self) -> int:
+        with self._engine.connect() as connection:
+            found = connection.execute(select(cursors.c.position).where(cursors.c.name == self._name)).scalar()
+        return found or 0
+
+    def set(self, position: int) -> None:
+        row = insert(cursors).values(name=self._name, position=position)
+        with self._writer.begin() as connection:
+            connection.execute(row.on_conflict_do_update(["name"], set_={"position": position}))
+
+
+class _Store:
+    """MLflow's side: everything is looked up by our own tags first, so writing twice writes once."""
+
+    def __init__(self, uri: str, artifacts: str | None, name: str, federation_id: str):
+        self._client = _client(uri)
+        self._federation_id = federation_id
+        self._versions = self._experiment(f"{name}/versions", artifacts)
+        self._workers = self._experiment(f"{name}/workers", artifacts)
+
+    def write_version(self, version: Version) -> None:
+        from mlflow.entities import Metric
+
+        r = version.record
+        tags = {
+            "fedshare.version": str(version.version),
+            "fedshare.parent": str(version.parent),
+            "fedshare.generation": str(version.generation),
+            "fedshare.digest": version.digest,
+            "fedshare.task": r.task,
+            "fedshare.worker": r.worker,
+            "fedshare.update_id": r.update_id,
+            "fedshare.base_version": str(r.base_version),
+        }
+        run_id = self._run(self._versions, {"fedshare.version": tags["fedshare.version"]}, f"v{version.version} {r.task}")
+        values = {
+            "relative_error": r.relative_error,
+            "relative_error_max": r.relative_error_max,
+            "staleness": r.staleness,
+            "basis_out": r.basis_out,
+            "basis_in": r.basis_in,
+            "new_out": r.new_out,
+            "new_in": r.new_in,
+            "bytes_sent": r.bytes_sent,
+            "bytes_lora": r.bytes_lora,
+            **r.metrics,
+        }
+        at = int(version.created_at * 1000)
+        self._client.log_batch(
+            run_id, metrics=[Metric(k, v, at, version.version) for k, v in values.items()], tags=_tags(tags)
+        )
+        self._client.log_inputs(run_id, datasets=[_contributor(version)])
+        self._client.set_terminated(run_id, end_time=at)
+
+    def write_measurements(self, measurements: list[Measurement]) -> None:
+        from mlflow.entities import Metric
+
+        by_source: dict[tuple[str, str], list[Metric]] = {}
+        for m in measurements:
+            by_source.setdefault((m.worker, m.task), []).append(Metric(m.name, m.value, int(m.at * 1000), m.version))
+        for (worker, task), metrics in by_source.items():
+            run_id = self._run(self._workers, {"fedshare.worker": worker, "fedshare.task": task}, f"{task}@{worker}")
+            self._client.log_batch(run_id, metrics=metrics)
+
+    def _experiment(self, name: str, artifacts: str | None) -> str:
+        found = self._client.get_experiment_by_name(name)
+        if found is not None:
+            return found.experiment_id
+        return self._client.create_experiment(name, artifact_location=artifacts and f"{artifacts}/{name}")
+
+    def _run(self, experiment_id: str, key: dict[str, str], name: str) -> str:
+        key = {"fedshare.federation_id": self._federation_id, **key}
+        where = " and ".join(f"tags.`{tag}` = '{value}'" for tag, value in key.items())
+        found = self._client.search_runs([experiment_id], where, max_results=1)
+        if found:
+            return found[0].info.run_id
+        return self._client.create_run(experiment_id, tags=key, run_name=name).info.run_id
+
+
+def _client(uri: str) -> MlflowClient:
+    # MLflow's own defaults block for minutes when its server is away
+    for name, value in (
+        ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1"),
+        ("MLFLOW_HTTP_REQUEST_TIMEOUT", "5"),
+        ("MLFLOW_DISABLE_TELEMETRY", "true"),
+    ):
+        os.environ.setdefault(name, value)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=uri)
+
+
+def _tags(tags: dict[str, str]) -> list[Any]:
+    from mlflow.entities import RunTag
+
+    return [RunTag(key, value) for key, value in tags.items()]
+
+
+def _contributor(version: Version) -> Any:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    r = version.record
+    dataset = Dataset(f"{r.task}@{r.worker}", f"base-v{r.base_version}", "fedshare", f"update {r.update_id}")
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", "contributor")])

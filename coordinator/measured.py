@@ -1,0 +1,54 @@
+"""What workers measured on versions, in order of arrival."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sqlalchemy import Engine, insert, select
+
+from coordinator.members import must_be_current
+from coordinator.tables import metrics, writer
+
+READ_MAX = 100_000
+
+
+@dataclass(frozen=True)
+class Measurement:
+    id: int
+    worker: str
+    task: str
+    version: int
+    name: str
+    value: float
+    at: float
+
+
+class Measured:
+    def __init__(self, engine: Engine):
+        self._engine, self._writer = engine, writer(engine)
+
+    def add(
+        self, worker: str, incarnation: int, task: str, version: int, values: Mapping[str, float], at: float
+    ) -> None:
+        rows = [
+            {"worker": worker, "task": task, "version": version, "name": name, "value": value, "at": at}
+            for name, value in values.items()
+        ]
+        with self._writer.begin() as connection:
+            must_be_current(connection, worker, incarnation)
+            if rows:
+                connection.execute(insert(metrics), rows)
+
+    def of_task(self, task: str = "") -> list[Measurement]:
+        """All of one task, or of every task where none is named."""
+        query = select(metrics)
+        return self._read(query.where(metrics.c.task == task) if task else query)
+
+    def after(self, id: int, limit: int) -> list[Measurement]:
+        return self._read(select(metrics).where(metrics.c.id > id).limit(limit))
+
+    def _read(self, query) -> list[Measurement]:  # type: ignore[no-untyped-def]
+        with self._engine.connect() as connection:
+            rows = connection.execute(query.order_by(metrics.c.id).limit(READ_MAX)).all()
+        return [Measurement(*row) for row in rows]

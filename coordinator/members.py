@@ -1,0 +1,70 @@
+"""Who is a member. A worker that joins again gets a newer incarnation; older ones may write nothing more."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, Engine, func, insert, select, update
+
+from coordinator.errors import Refused
+from coordinator.tables import members, writer
+from protos.fedshare.v1.federation_pb2 import OUTCOME_REFUSED_INCARNATION
+
+MEMBERS_MAX = 100_000
+
+
+@dataclass(frozen=True)
+class Member:
+    worker: str
+    task: str
+    incarnation: int
+    joined_at: float
+    left_at: float | None
+
+
+class Members:
+    def __init__(self, engine: Engine):
+        self._engine, self._writer = engine, writer(engine)
+
+    def join(self, worker: str, task: str, at: float) -> int:
+        """The worker's new incarnation."""
+        with self._writer.begin() as connection:
+            before = connection.execute(select(members).where(members.c.worker == worker)).one_or_none()
+            if before is None:
+                return self._first(connection, worker, task, at)
+            incarnation = before.incarnation + 1
+            connection.execute(
+                update(members)
+                .where(members.c.worker == worker)
+                .values(task=task, incarnation=incarnation, joined_at=at, left_at=None)
+            )
+            return incarnation
+
+    def leave(self, worker: str, incarnation: int, at: float) -> None:
+        with self._writer.begin() as connection:
+            must_be_current(connection, worker, incarnation)
+            connection.execute(update(members).where(members.c.worker == worker).values(left_at=at))
+
+    def everyone(self) -> list[Member]:
+        with self._engine.connect() as connection:
+            rows = connection.execute(select(members).order_by(members.c.joined_at)).all()
+        return [Member(r.worker, r.task, r.incarnation, r.joined_at, r.left_at) for r in rows]
+
+    @staticmethod
+    def _first(connection: Connection, worker: str, task: str, at: float) -> int:
+        if connection.execute(select(func.count()).select_from(members)).scalar_one() >= MEMBERS_MAX:
+            raise Refused(OUTCOME_REFUSED_INCARNATION, f"this federation already has {MEMBERS_MAX} members")
+        connection.execute(insert(members).values(worker=worker, task=task, incarnation=1, joined_at=at))
+        return 1
+
+
+def must_be_current(connection: Connection, worker: str, incarnation: int) -> None:
+    """Inside the caller's transaction, so that it still holds when the caller writes."""
+    current = connection.execute(select(members.c.incarnation).where(members.c.worker == worker)).scalar()
+    if current is None:
+        raise Refused(OUTCOME_REFUSED_INCARNATION, f"{worker} is not a member: join first")
+    if current != incarnation:
+        raise Refused(
+            OUTCOME_REFUSED_INCARNATION,
+            f"incarnation {incarnation} of {worker} is no longer current: incarnation {current} has joined since",
+        )

@@ -1,0 +1,88 @@
+"""A running coordinator: the rooms wired together, started in order, stopped in reverse."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import os
+import signal
+from pathlib import Path
+from time import time
+
+from coordinator.broadcast import Broadcast
+from coordinator.catalog import Catalog
+from coordinator.errors import CoordinatorError
+from coordinator.home import Home, open_home
+from coordinator.integrate import Announcement, Integrator
+from coordinator.journal import Journal
+from coordinator.lineage import Lineage, LineageOff
+from coordinator.measured import Measured
+from coordinator.members import Members
+from coordinator.receive import Receiver
+from coordinator.service import Edge, Service
+from protos.fedshare.v1.federation_pb2 import FederationSpec
+
+log = logging.getLogger(__name__)
+
+
+def serve(
+    folder: Path, wanted: FederationSpec | None, *, host: str, port: int, lineage: bool = True, tracking_uri: str = ""
+) -> None:
+    """Run until SIGINT or SIGTERM. Raises CoordinatorError when it cannot start."""
+    _must_be_loopback(host)
+    with open_home(folder, wanted) as home:
+        asyncio.run(_serve(home, host, port, lineage, tracking_uri))
+
+
+async def _serve(home: Home, host: str, port: int, with_lineage: bool, tracking_uri: str) -> None:
+    stop = _stop_on_signals()
+    catalog, journal = Catalog(home.engine), Journal(home.engine)
+    members, measured = Members(home.engine), Measured(home.engine)
+    catalog.ensure_root(home.spec.federation_id, time())
+    lineage = Lineage(home, catalog, measured, tracking_uri) if with_lineage else LineageOff()
+
+    def announce(announcement: Announcement) -> None:
+        broadcast.announce(announcement)
+        lineage.wake()
+
+    integrator = Integrator(journal, catalog, home.blobs, home.spec.tolerance, announce)
+    broadcast = Broadcast(integrator.announcement, asyncio.get_running_loop())
+    receiver = Receiver(home.spec, journal, catalog, home.blobs, lambda: integrator.basis, integrator.wake)
+    service = Service(home.spec, members, journal, catalog, measured, home.blobs, receiver, broadcast, lineage)
+    edge = Edge(service, host, port)
+    await edge.start()
+    integrator.start()
+    lineage.start()
+    _write_address(home.address_file, f"{host}:{edge.port}")
+    log.info("serving federation=%s at %s:%d home=%s head=%d", home.spec.name, host, edge.port, home.folder,
+             integrator.announcement.head.version)  # fmt: skip
+    await stop.wait()
+    log.info("stopping")
+    await edge.stop()
+    await asyncio.to_thread(integrator.stop)
+    await asyncio.to_thread(lineage.stop)
+
+
+def _must_be_loopback(host: str) -> None:
+    try:
+        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = False
+    if not loopback:
+        raise CoordinatorError(
+            f"refusing to listen on {host}: the connection is not encrypted, so only loopback addresses are allowed"
+        )
+
+
+def _stop_on_signals() -> asyncio.Event:
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
+
+
+def _write_address(file: Path, address: str) -> None:
+    part = file.with_suffix(".part")
+    part.write_text(address)
+    os.replace(part, file)

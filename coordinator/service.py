@@ -1,0 +1,232 @@
+"""The gRPC edge: messages in, calls to the rooms behind, messages out. The only file of this room that imports grpc.
+
+Whatever blocks (SQLite, files, decoding) runs in threads; the event loop only waits and passes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+from time import time
+from typing import Any
+
+import grpc
+
+from coordinator import admit, story, views
+from coordinator.blobs import Blobs
+from coordinator.broadcast import Broadcast
+from coordinator.catalog import Catalog
+from coordinator.errors import CoordinatorError, Refused, is_transient
+from coordinator.journal import Decision, Journal
+from coordinator.measured import Measured
+from coordinator.members import Members
+from coordinator.receive import Receiver
+from protos.chunks import CHUNK_BYTES_MAX, Joiner, cut
+from protos.fedshare.v1 import federation_pb2 as pb
+from protos.fedshare.v1.federation_pb2_grpc import FederationServicer, add_FederationServicer_to_server
+
+SUBMITS_MAX = 16
+"""Updates that may be on their way into memory at once; one more is told to come again."""
+CHUNK_SECONDS_MAX = 60.0
+"""A sender that is silent for longer inside one update has gone away."""
+MESSAGE_BYTES_MAX = CHUNK_BYTES_MAX + (3 << 20)
+STOP_SECONDS_MAX = 5.0
+"""What calls in progress get when the coordinator stops."""
+OPTIONS = [
+    ("grpc.so_reuseport", 0),  # a port in use must be an error
+    ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.keepalive_time_ms", 10_000),  # both sides: a cut network is seen in seconds
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+]
+
+
+class Service(FederationServicer):
+    def __init__(
+        self,
+        spec: pb.FederationSpec,
+        members: Members,
+        journal: Journal,
+        catalog: Catalog,
+        measured: Measured,
+        blobs: Blobs,
+        receiver: Receiver,
+        broadcast: Broadcast,
+        lineage: views.LineageView,
+    ):
+        self._spec, self._members, self._journal, self._catalog = spec, members, journal, catalog
+        self._measured, self._blobs, self._receiver, self._broadcast = measured, blobs, receiver, broadcast
+        self._lineage = lineage
+        self._submits = 0
+
+    async def Describe(self, request: pb.DescribeRequest, context: Any) -> pb.FederationSpec:
+        return self._spec
+
+    async def Join(self, request: pb.JoinRequest, context: Any) -> pb.JoinReply:
+        return await _answer(context, self._join, request)
+
+    async def Submit(self, requests: AsyncIterator[pb.SubmitRequest], context: Any) -> pb.Receipt:
+        header = pb.UpdateHeader()
+        try:
+            header = (await _next(requests)).header
+            return await self._submit(header, requests)
+        except Refused as refused:
+            return _refusal(header.update_id, refused)
+
+    async def Watch(self, request: pb.WatchRequest, context: Any) -> AsyncIterator[pb.VersionNotice]:
+        async for newest in self._broadcast.follow():
+            head = newest.head
+            yield pb.VersionNotice(
+                version=head.version,
+                parent=head.parent,
+                digest=head.digest,
+                task=head.record.task,
+                consumed_position=newest.consumed,
+            )
+
+    async def Fetch(self, request: pb.FetchRequest, context: Any) -> AsyncIterator[pb.FetchReply]:
+        manifest = await _answer(context, views.manifest, self._catalog, request)
+        yield pb.FetchReply(manifest=manifest)
+        for name in () if request.manifest_only else _wanted(manifest, set(request.have)):
+            blob = await _answer(context, self._blobs.get, name.digest)
+            yield pb.FetchReply(blob=name)
+            for chunk in cut(blob):
+                yield pb.FetchReply(chunk=chunk)
+
+    async def Report(self, request: pb.ReportRequest, context: Any) -> pb.ReportReply:
+        await _answer(context, self._report, request)
+        return pb.ReportReply()
+
+    async def Leave(self, request: pb.LeaveRequest, context: Any) -> pb.LeaveReply:
+        await _answer(context, self._members.leave, request.worker, request.incarnation, time())
+        return pb.LeaveReply()
+
+    async def Story(self, request: pb.StoryRequest, context: Any) -> pb.StoryReply:
+        return await _answer(context, story.tell, request.update_id, self._journal, self._catalog, self._measured)
+
+    async def Status(self, request: pb.StatusRequest, context: Any) -> pb.StatusReply:
+        return await _answer(
+            context, views.status, self._spec, self._members, self._journal, self._catalog, self._lineage
+        )
+
+    async def Versions(self, request: pb.VersionsRequest, context: Any) -> pb.VersionsReply:
+        versions = await _answer(context, self._catalog.records, request.first, request.limit)
+        return pb.VersionsReply(versions=[views.record(v) for v in versions])
+
+    async def Metrics(self, request: pb.MetricsRequest, context: Any) -> pb.MetricsReply:
+        found = await _answer(context, self._measured.of_task, request.task)
+        return pb.MetricsReply(metrics=[views.metric(m) for m in found])
+
+    def _join(self, request: pb.JoinRequest) -> pb.JoinReply:
+        admit.name("worker", request.worker)
+        admit.name("task", request.task)
+        if request.federation_id:
+            admit.federation(self._spec, request.federation_id)
+        admit.base_model(self._spec, request.base_fingerprint)
+        incarnation = self._members.join(request.worker, request.task, time())
+        newest = self._journal.newest(request.worker, request.task)
+        return pb.JoinReply(
+            federation_id=self._spec.federation_id,
+            incarnation=incarnation,
+            head=self._catalog.head().version,
+            learned=views.verdict(newest) if newest else None,
+        )
+
+    async def _submit(self, header: pb.UpdateHeader, requests: AsyncIterator[pb.SubmitRequest]) -> pb.Receipt:
+        if known := await asyncio.to_thread(self._receiver.expect, header):
+            return _receipt(known, repeated=True)
+        if self._submits >= SUBMITS_MAX:
+            raise Refused(pb.OUTCOME_RETRY_BUSY, f"{SUBMITS_MAX} updates are arriving just now")
+        self._submits += 1
+        try:
+            blob = await _joined(header, requests)
+            decision, repeated = await asyncio.to_thread(self._receiver.accept, header, blob)
+        finally:
+            self._submits -= 1
+        return _receipt(decision, repeated=repeated)
+
+    def _report(self, request: pb.ReportRequest) -> None:
+        admit.name("task", request.task)
+        admit.metrics(request.metrics)
+        self._measured.add(
+            request.worker, request.incarnation, request.task, request.version, dict(request.metrics), time()
+        )
+
+
+class Edge:
+    """A listening gRPC server. `port` is the one that was given by the system when 0 was asked for."""
+
+    def __init__(self, service: Service, host: str, port: int):
+        self._server = grpc.aio.server(options=OPTIONS)
+        add_FederationServicer_to_server(service, self._server)
+        try:
+            self.port = self._server.add_insecure_port(f"{host}:{port}")
+        except RuntimeError:
+            raise CoordinatorError(f"cannot listen on {host}:{port}: the port is in use; choose another --port") from None
+
+    async def start(self) -> None:
+        await self._server.start()
+
+    async def stop(self) -> None:
+        await self._server.stop(STOP_SECONDS_MAX)
+
+
+async def _answer(context: Any, call: Callable[..., Any], *args: object) -> Any:
+    """Run a blocking call in a thread; what the caller did wrong becomes a status with one sentence."""
+    try:
+        return await asyncio.to_thread(call, *args)
+    except Refused as refused:
+        await context.abort(_status(refused), refused.reason)
+    except CoordinatorError as error:
+        await context.abort(grpc.StatusCode.DATA_LOSS, str(error))
+
+
+def _status(refused: Refused) -> grpc.StatusCode:
+    if refused.outcome == pb.OUTCOME_REFUSED_MALFORMED:
+        return grpc.StatusCode.INVALID_ARGUMENT
+    return grpc.StatusCode.UNAVAILABLE if is_transient(refused.outcome) else grpc.StatusCode.FAILED_PRECONDITION
+
+
+async def _next(requests: AsyncIterator[pb.SubmitRequest]) -> pb.SubmitRequest:
+    try:
+        return await asyncio.wait_for(anext(requests), CHUNK_SECONDS_MAX)
+    except (StopAsyncIteration, TimeoutError):
+        raise Refused(pb.OUTCOME_RETRY_DIGEST, "the update did not come whole: send it again") from None
+
+
+async def _joined(header: pb.UpdateHeader, requests: AsyncIterator[pb.SubmitRequest]) -> bytes:
+    joiner = Joiner(header.digest, header.nbytes)
+    try:
+        while not joiner.complete:
+            joiner.add((await _next(requests)).chunk)
+        return joiner.blob()
+    except ValueError as error:
+        raise Refused(pb.OUTCOME_RETRY_DIGEST, f"the update did not come whole: {error}") from None
+
+
+def _wanted(manifest: pb.Manifest, have: set[str]) -> Iterable[pb.BlobRef]:
+    for name in [*manifest.blocks, *(task.entry for task in manifest.tasks)]:
+        if name.digest not in have:
+            have.add(name.digest)
+            yield name
+
+
+def _receipt(decision: Decision, *, repeated: bool) -> pb.Receipt:
+    return pb.Receipt(
+        update_id=decision.update_id,
+        outcome=decision.outcome,
+        reason=decision.reason,
+        position=decision.position,
+        repeated=repeated,
+        version=decision.version,
+    )
+
+
+def _refusal(update_id: str, refused: Refused) -> pb.Receipt:
+    return pb.Receipt(
+        update_id=update_id,
+        outcome=refused.outcome,
+        reason=refused.reason,
+        is_transient=is_transient(refused.outcome),
+    )

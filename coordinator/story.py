@@ -1,0 +1,64 @@
+"""Everything that happened to one update, in order, in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from coordinator.catalog import Catalog
+from coordinator.errors import Refused
+from coordinator.journal import Decision, Journal, Position
+from coordinator.measured import Measured
+from coordinator.views import verdict
+from protos.fedshare.v1 import federation_pb2 as pb
+
+PREFIX_MIN = 6
+
+
+def tell(id_prefix: str, journal: Journal, catalog: Catalog, measured: Measured) -> pb.StoryReply:
+    """Raises Refused when no update, or more than one, has an id that starts so."""
+    found = journal.find(id_prefix) if len(id_prefix) >= PREFIX_MIN else []
+    if len(found) != 1:
+        what = "several updates have" if found else "no update has"
+        raise Refused(
+            pb.OUTCOME_REFUSED_MALFORMED,
+            f"{what} an id that starts with {id_prefix[:40]!r} (give {PREFIX_MIN} or more digits of it)",
+        )
+    position, decision = found[0]
+    events = [_received(position), *_decided(decision, catalog), *_measured(position, decision, measured)]
+    return pb.StoryReply(
+        update_id=decision.update_id, events=sorted(events, key=lambda e: e.at), verdict=verdict(decision)
+    )
+
+
+def _received(position: Position) -> pb.StoryEvent:
+    s = position.submission
+    return pb.StoryEvent(
+        at=position.received_at,
+        what="received",
+        detail=f"{s.nbytes:,} bytes for task {s.task} from {s.worker} (incarnation {s.incarnation}),"
+        f" made for version {s.base_version}; journaled at position {position.position}",
+    )
+
+
+def _decided(decision: Decision, catalog: Catalog) -> Iterator[pb.StoryEvent]:
+    if decision.decided_at is None:
+        return
+    if decision.outcome == pb.OUTCOME_SKIPPED:
+        yield pb.StoryEvent(at=decision.decided_at, what="skipped", detail=decision.reason)
+        return
+    version = catalog.get(decision.version)
+    if version is not None:
+        r = version.record
+        yield pb.StoryEvent(
+            at=decision.decided_at,
+            what="merged",
+            detail=f"into version {version.version} (parent {version.parent}, staleness {r.staleness});"
+            f" relative error {r.relative_error:.1e}; {r.new_out} out and {r.new_in} in directions added,"
+            f" the basis has {r.basis_out} and {r.basis_in}",
+        )
+
+
+def _measured(position: Position, decision: Decision, measured: Measured) -> Iterator[pb.StoryEvent]:
+    for m in measured.of_task(position.submission.task):
+        if m.worker == position.submission.worker and decision.version and m.version >= decision.version:
+            yield pb.StoryEvent(at=m.at, what="reported", detail=f"{m.name} {m.value:.6g} on version {m.version}")

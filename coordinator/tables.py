@@ -1,0 +1,153 @@
+"""The SQLite file of a coordinator: its tables, and how it is opened.
+
+federation   one row: what this home is for                      members      who joined, newest incarnation
+journal      every update with a receipt, in order, for ever     verdicts     what became of each
+versions     one row a version, immutable                        blocks, entries   which blobs a version is made of
+metrics      what workers measured                               cursors      how far each reader has come
+
+An entry belongs to versions  version_from <= v < version_until (NULL: still), so a merge writes O(1) rows
+however many tasks there are.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sqlalchemy import (
+    JSON,
+    Column,
+    Engine,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    create_engine,
+    event,
+)
+
+SCHEMA = 1
+BUSY_SECONDS_MAX = 30.0
+"""How long one writer waits for another: far longer than any write here takes."""
+
+metadata = MetaData()
+
+federation = Table(
+    "federation",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("schema", Integer, nullable=False),
+    Column("spec", String, nullable=False),  # FederationSpec as protobuf JSON
+)
+members = Table(
+    "members",
+    metadata,
+    Column("worker", String, primary_key=True),
+    Column("task", String, nullable=False),
+    Column("incarnation", Integer, nullable=False),
+    Column("joined_at", Float, nullable=False),
+    Column("left_at", Float),
+)
+journal = Table(
+    "journal",
+    metadata,
+    Column("position", Integer, primary_key=True, autoincrement=True),
+    Column("update_id", String, nullable=False, unique=True),
+    Column("worker", String, nullable=False),
+    Column("incarnation", Integer, nullable=False),
+    Column("task", String, nullable=False),
+    Column("base_version", Integer, nullable=False),
+    Column("digest", String, nullable=False),
+    Column("nbytes", Integer, nullable=False),
+    Column("labels", JSON, nullable=False),
+    Column("metrics", JSON, nullable=False),
+    Column("received_at", Float, nullable=False),
+    Index("journal_by_task", "task", "worker"),
+)
+verdicts = Table(
+    "verdicts",
+    metadata,
+    Column("position", ForeignKey("journal.position"), primary_key=True),
+    Column("outcome", Integer, nullable=False),
+    Column("version", Integer, nullable=False),  # 0 unless merged
+    Column("reason", String, nullable=False),
+    Column("decided_at", Float, nullable=False),
+)
+versions = Table(
+    "versions",
+    metadata,
+    Column("version", Integer, primary_key=True),
+    Column("parent", Integer, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("position", Integer, unique=True),  # NULL for version 0: an update is in a version once
+    Column("blocks", Integer, nullable=False),  # how many of its generation's blocks are its basis
+    Column("digest", String, nullable=False),
+    Column("record", JSON, nullable=False),  # transition.Record
+    Column("created_at", Float, nullable=False),
+)
+blocks = Table(
+    "blocks",
+    metadata,
+    Column("generation", Integer, primary_key=True),
+    Column("ordinal", Integer, primary_key=True),  # 0, 1, 2 ...
+    Column("digest", String, nullable=False),
+    Column("nbytes", Integer, nullable=False),
+)
+entries = Table(
+    "entries",
+    metadata,
+    Column("version_from", Integer, primary_key=True),
+    Column("task", String, primary_key=True),
+    Column("version_until", Integer),
+    Column("digest", String, nullable=False),
+    Column("nbytes", Integer, nullable=False),
+    Column("labels", JSON, nullable=False),
+    Index("entries_by_task", "task", "version_from"),
+)
+metrics = Table(
+    "metrics",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("worker", String, nullable=False),
+    Column("task", String, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("name", String, nullable=False),
+    Column("value", Float, nullable=False),
+    Column("at", Float, nullable=False),
+)
+cursors = Table(
+    "cursors",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("position", Integer, nullable=False),
+)
+
+
+def open_database(path: Path) -> Engine:
+    """Open or create the file: WAL, and every commit is on disk when it returns (synchronous=FULL).
+
+    Transactions of `writer(engine)` take the write lock when they begin, so that what they read is still true
+    when they write; those of the engine itself read one consistent state and block nobody.
+    """
+    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": BUSY_SECONDS_MAX})
+
+    @event.listens_for(engine, "connect")
+    def _on_connect(connection, _record):  # type: ignore[no-untyped-def]
+        connection.isolation_level = None  # SQLAlchemy's own BEGIN below, not the driver's
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def _on_begin(connection):  # type: ignore[no-untyped-def]
+        writes = connection.get_execution_options().get("writes")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    metadata.create_all(writer(engine))
+    return engine
+
+
+def writer(engine: Engine) -> Engine:
+    """The same database, for transactions that write."""
+    return engine.execution_options(writes=True)

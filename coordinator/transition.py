@@ -1,0 +1,99 @@
+"""The heart: (state, submission) -> (state, what happened). No files, no clock, no threads; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from share_algo import AlgebraError, Appended, Basis, Block, TaskEntry, Update, append, lift
+
+
+@dataclass(frozen=True)
+class State:
+    """What a merge needs to know: the head's number and its basis. Other tasks' coefficients are not touched."""
+
+    head: int
+    basis: Basis
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """One update from the journal. `base_blocks`: how many blocks the basis of its base version has."""
+
+    position: int
+    update_id: str
+    worker: str
+    task: str
+    base_version: int
+    base_blocks: int
+    update: Update
+    nbytes: int
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Record:
+    """Where a version came from and what it cost; field by field as in federation.proto's VersionRecord."""
+
+    position: int = 0
+    task: str = ""
+    worker: str = ""
+    update_id: str = ""
+    base_version: int = 0
+    staleness: int = 0
+    relative_error: float = 0.0
+    relative_error_max: float = 0.0
+    new_out: int = 0
+    new_in: int = 0
+    basis_out: int = 0
+    basis_in: int = 0
+    bytes_sent: int = 0
+    bytes_lora: int = 0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Merged:
+    block: Block
+    entry: TaskEntry
+    record: Record
+
+
+@dataclass(frozen=True)
+class Skipped:
+    reason: str
+
+
+def step(state: State, arrived: Arrived, tolerance: float) -> tuple[State, Merged | Skipped]:
+    """Merge one update into the state. On Skipped the state is the one that was handed in."""
+    try:
+        adapter = lift(arrived.update, state.basis.prefix(arrived.base_blocks))
+        appended = append(state.basis, adapter, tolerance=tolerance)
+    except AlgebraError as error:
+        return state, Skipped(str(error))
+    block = appended.update.block
+    grown = state.basis.grown(block) if block else state.basis
+    record = _record(state, arrived, appended, bytes_lora=adapter.nbytes())
+    merged = Merged(block, appended.update.entry, record)
+    return State(state.head + 1, grown), merged
+
+
+def _record(state: State, arrived: Arrived, appended: Appended, *, bytes_lora: int) -> Record:
+    modules = appended.modules.values()
+    return Record(
+        position=arrived.position,
+        task=arrived.task,
+        worker=arrived.worker,
+        update_id=arrived.update_id,
+        base_version=arrived.base_version,
+        staleness=state.head - arrived.base_version,
+        relative_error=appended.relative_error,
+        relative_error_max=max(m.relative_error for m in modules),
+        new_out=max(m.new_out for m in modules),
+        new_in=max(m.new_in for m in modules),
+        basis_out=max(m.K for m in modules),
+        basis_in=max(m.L for m in modules),
+        bytes_sent=arrived.nbytes,
+        bytes_lora=bytes_lora,
+        metrics=dict(arrived.metrics),
+    )

@@ -1,0 +1,105 @@
+"""Answers to questions, as messages: read from the journal and the catalog, nothing is changed."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Protocol
+
+from coordinator.catalog import BlobName, Catalog, Version
+from coordinator.errors import Refused
+from coordinator.journal import Decision, Journal
+from coordinator.measured import Measurement
+from coordinator.members import Members
+from protos.fedshare.v1 import federation_pb2 as pb
+
+
+class LineageView(Protocol):
+    """What status says of the lineage reader."""
+
+    @property
+    def uri(self) -> str: ...
+
+    def behind(self) -> int: ...
+
+
+def manifest(catalog: Catalog, request: pb.FetchRequest) -> pb.Manifest:
+    """Raises Refused when the version or a task asked for does not exist."""
+    version = catalog.get(request.version) if request.HasField("version") else catalog.head()
+    if version is None:
+        raise Refused(
+            pb.OUTCOME_REFUSED_BASE_VERSION,
+            f"there is no version {request.version}: the newest is {catalog.head().version}",
+        )
+    tasks = {t.task: t for t in catalog.tasks_of(version)}
+    for name in request.tasks:
+        if name not in tasks:
+            known = ", ".join(tasks) or "none yet"
+            raise Refused(
+                pb.OUTCOME_REFUSED_BASE_VERSION,
+                f"version {version.version} has no task {name!r}; it has: {known}",
+            )
+    wanted = tasks.values() if request.every_task else [tasks[name] for name in request.tasks]
+    return pb.Manifest(
+        version=version.version,
+        parent=version.parent,
+        generation=version.generation,
+        digest=version.digest,
+        blocks=[_ref(name) for name in catalog.blocks_of(version)],
+        tasks=[
+            pb.TaskRef(task=t.task, entry=_ref(t.blob), version=t.version, labels=t.labels) for t in wanted
+        ],
+    )
+
+
+def status(
+    spec: pb.FederationSpec, members: Members, journal: Journal, catalog: Catalog, lineage: LineageView
+) -> pb.StatusReply:
+    head, counts = catalog.head(), journal.counts()
+    return pb.StatusReply(
+        spec=spec,
+        head=head.version,
+        queued=counts[pb.OUTCOME_QUEUED],
+        merged=counts[pb.OUTCOME_MERGED],
+        skipped=counts[pb.OUTCOME_SKIPPED],
+        members=[
+            pb.Member(
+                worker=m.worker, task=m.task, incarnation=m.incarnation, joined_at=m.joined_at, left_at=m.left_at or 0
+            )
+            for m in members.everyone()
+        ],
+        bytes_basis=sum(b.nbytes for b in catalog.blocks_of(head)),
+        bytes_tasks=sum(t.blob.nbytes for t in catalog.tasks_of(head)),
+        lineage=lineage.uri,
+        lineage_behind=lineage.behind(),
+    )
+
+
+def record(version: Version) -> pb.VersionRecord:
+    fields = asdict(version.record)
+    del fields["position"]
+    return pb.VersionRecord(
+        version=version.version,
+        parent=version.parent,
+        generation=version.generation,
+        digest=version.digest,
+        created_at=version.created_at,
+        **fields,
+    )
+
+
+def metric(m: Measurement) -> pb.Metric:
+    return pb.Metric(worker=m.worker, task=m.task, version=m.version, name=m.name, value=m.value, at=m.at)
+
+
+def verdict(decision: Decision) -> pb.Verdict:
+    return pb.Verdict(
+        update_id=decision.update_id,
+        outcome=decision.outcome,
+        reason=decision.reason,
+        position=decision.position,
+        version=decision.version,
+    )
+
+
+def _ref(name: BlobName) -> pb.BlobRef:
+    return pb.BlobRef(digest=name.digest, nbytes=name.nbytes)

@@ -1,0 +1,3 @@
+from fedshare.main import main
+
+main()

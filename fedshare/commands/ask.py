@@ -1,0 +1,146 @@
+"""Commands that ask a running coordinator: status, versions, show, story."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from fedshare import options
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+    from protos.fedshare.v1 import federation_pb2 as pb
+
+
+def add_to(app: typer.Typer) -> None:
+    for command in (status, versions, show, story):
+        app.command(rich_help_panel="Ask a coordinator")(command)
+
+
+def status(coordinator: options.Coordinator = options.DEFAULT_COORDINATOR, as_json: options.Json = False) -> None:
+    """Who is a member, how many updates are queued and merged, how much is kept."""
+    with _client(coordinator) as client:
+        reply = client.status()
+    if as_json:
+        _print_json(reply)
+        return
+    console = Console()
+    behind = f", {reply.lineage_behind} versions behind" if reply.lineage_behind else ""
+    for name, value in (
+        ("federation", f"{reply.spec.name} ({reply.spec.federation_id[:8]}), base model {reply.spec.base.name}"),
+        ("head", f"version {reply.head}"),
+        ("updates", f"{reply.merged} merged, {reply.queued} queued, {reply.skipped} skipped"),
+        ("kept", f"{reply.bytes_basis:,} bytes of basis, {reply.bytes_tasks:,} of coefficients and heads"),
+        ("lineage", f"{reply.lineage or 'off'}{behind}"),
+    ):
+        console.print(f"{name:<11} {value}", highlight=False, soft_wrap=True)
+    rows = (
+        (m.worker, m.task, m.incarnation, _time(m.joined_at), _time(m.left_at) if m.left_at else "member")
+        for m in reply.members
+    )
+    console.print(_table(("worker", "task", "incarnation", "joined", "left"), rows))
+
+
+def versions(coordinator: options.Coordinator = options.DEFAULT_COORDINATOR, as_json: options.Json = False) -> None:
+    """Every version: which task, from whom, on which base, at what error and size."""
+    with _client(coordinator) as client:
+        records = client.versions()
+    if as_json:
+        print(json.dumps([_as_dict(r) for r in records]))
+        return
+    headings = ("version", "parent", "task", "worker", "base", "staleness", "relative error", "basis", "bytes sent", "made")
+    rows = (
+        (r.version, r.parent, r.task, r.worker, r.base_version, r.staleness, f"{r.relative_error:.1e}",
+         f"{r.basis_out} + {r.basis_in}", f"{r.bytes_sent:,}", _time(r.created_at))
+        for r in records if r.version
+    )  # fmt: skip
+    Console().print(_table(headings, rows))
+
+
+def show(
+    version: Annotated[int, typer.Argument(min=0, help="Number of a version.")],
+    coordinator: options.Coordinator = options.DEFAULT_COORDINATOR,
+    as_json: options.Json = False,
+) -> None:
+    """One version: what it is made of, and where it came from."""
+    with _client(coordinator) as client:
+        manifest, _ = client.fetch(version, every_task=True, manifest_only=True)
+        record = client.versions(first=version)[0]
+    if as_json:
+        print(json.dumps({**_as_dict(record), "manifest": _as_dict(manifest)}))
+        return
+    console = Console()
+    for name, value in _as_dict(record).items():
+        console.print(f"{name:<20} {value}", highlight=False, soft_wrap=True)
+    basis = sum(b.nbytes for b in manifest.blocks)
+    console.print(f"\nbasis: {len(manifest.blocks)} blocks, {basis:,} bytes; tasks:", highlight=False)
+    rows = ((t.task, t.version, len(t.labels), f"{t.entry.nbytes:,}", t.entry.digest[:12]) for t in manifest.tasks)
+    console.print(_table(("task", "since version", "labels", "bytes", "digest"), rows))
+
+
+def story(
+    update_id: Annotated[str, typer.Argument(help="Id of an update, or its first 6 or more digits.", metavar="ID")],
+    coordinator: options.Coordinator = options.DEFAULT_COORDINATOR,
+    as_json: options.Json = False,
+) -> None:
+    """Everything that happened to one update."""
+    with _client(coordinator) as client:
+        reply = client.story(update_id)
+    if as_json:
+        _print_json(reply)
+        return
+    console = Console()
+    console.print(f"update {reply.update_id}", highlight=False)
+    for event in reply.events:
+        console.print(f"{_time(event.at)}  {event.what:<9} {event.detail}", highlight=False, soft_wrap=True)
+
+
+def _client(address: str):  # type: ignore[no-untyped-def]
+    from workers.client import Client
+
+    return Client(address)
+
+
+def _table(headings: Iterable[str], rows: Iterable[Iterable[object]]) -> Table:
+    shown = Table(box=None, pad_edge=False)
+    for heading in headings:
+        shown.add_column(heading)
+    for row in rows:
+        shown.add_row(*map(str, row))
+    return shown
+
+
+def _as_dict(message: Message) -> dict[str, Any]:
+    """With numbers as numbers: protobuf's own JSON writes 64-bit ones as text."""
+    from google.protobuf import json_format
+
+    plain = json_format.MessageToDict(message, always_print_fields_with_no_presence=True, preserving_proto_field_name=True)
+    return _numbers(plain, message)
+
+
+def _numbers(value: dict[str, Any], message: Message) -> dict[str, Any]:
+    wide = {f.name for f in message.DESCRIPTOR.fields if f.cpp_type in (f.CPPTYPE_INT64, f.CPPTYPE_UINT64)}
+    nested = {f.name: f for f in message.DESCRIPTOR.fields if f.message_type and not f.message_type.GetOptions().map_entry}
+    out = {k: int(v) if k in wide and isinstance(v, str) else v for k, v in value.items()}
+    for name, field in nested.items():
+        inner = getattr(message, name)
+        if field.label == field.LABEL_REPEATED:
+            out[name] = [_numbers(v, m) for v, m in zip(out.get(name, []), inner, strict=True)]
+        elif name in out:
+            out[name] = _numbers(out[name], inner)
+    return out
+
+
+def _print_json(message: Message) -> None:
+    print(json.dumps(_as_dict(message)))
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M:%S")

@@ -1,0 +1,47 @@
+"""`fedshare export`: one task of a version as a standard PEFT LoRA folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from fedshare import options
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command(rich_help_panel="Take results out")(export)
+
+
+def export(
+    task: Annotated[str, typer.Option(help="Name of the task.")],
+    to: Annotated[Path | None, typer.Option(help="Folder to write; else ./TASK-lora.")] = None,
+    version: Annotated[int | None, typer.Option(min=0, help="Else the newest.")] = None,
+    coordinator: options.Coordinator = options.DEFAULT_COORDINATOR,
+    as_json: options.Json = False,
+) -> None:
+    """Write a task as plain LoRA, for peft.PeftModel.from_pretrained and everything that reads it."""
+    from fedshare.errors import UserError
+    from share_algo import Basis
+    from share_algo.codec import decode_block, decode_entry
+    from share_algo.peft_folder import save_adapter
+    from workers.client import Client
+
+    folder = to or Path(f"{task}-lora")
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"{folder} is not empty: name another folder with --to")
+    with Client(coordinator) as client:
+        spec = client.describe()
+        manifest, blobs = client.fetch(version, tasks=[task])
+    basis = Basis(tuple(decode_block(blobs[ref.digest]) for ref in manifest.blocks))
+    ref = manifest.tasks[0]
+    adapter = decode_entry(blobs[ref.entry.digest]).adapter(basis)
+    save_adapter(adapter, folder, base_model=spec.base.name, labels=list(ref.labels))
+    said = {"task": task, "version": manifest.version, "folder": str(folder), "labels": list(ref.labels), "base_model": spec.base.name}
+    if as_json:
+        print(json.dumps(said))
+    else:
+        Console().print(f"{task} of version {manifest.version} is in {folder} ({len(ref.labels)} labels)", highlight=False)

@@ -1,0 +1,170 @@
+"""The federation file: what a federation trains and where its tasks are, as its owner writes it in TOML."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fedshare.errors import UserError
+from protos.fedshare.v1 import federation_pb2 as pb
+from workers.base_model import MINILM, BaseModel as PretrainedModel, find_base_model
+from workers.tasks import HUB_PREFIX, tasks_in
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,99}$")]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Base(Section):
+    """The frozen pretrained model, and which of its linear layers receive an adapter."""
+
+    model: str = MINILM
+    target_modules: list[str] = Field(default=["query", "value"], min_length=1)
+
+
+class Subspace(Section):
+    """new_directions: per side and module, while the basis has fewer than basis_target columns, and later."""
+
+    rank: int = Field(default=8, ge=1, le=1024)
+    tolerance: float = Field(default=1e-5, ge=0, lt=1)
+    new_directions: int = Field(default=8, ge=1, le=1024)
+    new_directions_later: int = Field(default=2, ge=0, le=1024)
+    basis_target: int = Field(default=24, ge=1)
+
+
+class Recipe(Section):
+    """How tasks are fitted. Learning rates are peaks of a one-cycle schedule; tokens_max cuts longer texts."""
+
+    epochs: float = Field(default=3, gt=0)
+    batch_size: int = Field(default=32, ge=1)
+    tokens_max: int = Field(default=64, ge=4)
+    learning_rate: float = Field(default=2e-2, gt=0)
+    learning_rate_directions: float = Field(default=3e-3, gt=0)
+    learning_rate_head: float = Field(default=1e-2, gt=0)
+    scaling: float = Field(default=2.0, gt=0)
+
+
+class Data(Section):
+    """folder: holds a sub-folder for each task that names no source. Examples 0: all there are."""
+
+    folder: str = ""
+    train_examples_max: int = Field(default=0, ge=0)
+    test_examples_max: int = Field(default=0, ge=0)
+
+
+class Workers(Section):
+    """How `fedshare run` leads its workers. at_once 0: as many as this machine has CPUs, at least two.
+
+    evaluate: "every" version, or only the "last" beside the one a task was learned in.
+    """
+
+    at_once: int = Field(default=0, ge=0)
+    evaluate: str = Field(default="every", pattern="^(every|last)$")
+
+
+class Task(Section):
+    """source: a folder with train and test, or hf:DATASET[:CONFIG]; empty: the data folder's one of that name."""
+
+    name: Name
+    source: str = ""
+    start_seconds: float = Field(default=0, ge=0)  # not before so long after the start
+    pause_seconds: float = Field(default=0, ge=0)  # after each step: to be as slow as another machine
+
+
+class FederationFile(Section):
+    name: Name
+    seed: int = Field(default=0, ge=0)
+    base: Base = Base()
+    subspace: Subspace = Subspace()
+    recipe: Recipe = Recipe()
+    data: Data = Data()
+    workers: Workers = Workers()
+    tasks: list[Task] = []
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> FederationFile:
+        names = [task.name for task in self.tasks]
+        if doubled := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"two tasks are named {min(doubled)!r}")
+        return self
+
+    def spec(self) -> pb.FederationSpec:
+        """What the coordinator is told: needs the base model, to take its fingerprint and shapes."""
+        model = find_base_model(self.base.model)
+        recipe = self.recipe.model_dump()
+        return pb.FederationSpec(
+            name=self.name,
+            base=pb.BaseModel(name=self.base.model, fingerprint=model.fingerprint),
+            modules=self._target_modules(model),
+            rank=self.subspace.rank,
+            tolerance=self.subspace.tolerance,
+            seed=self.seed,
+            directions=pb.Directions(
+                first=self.subspace.new_directions,
+                later=self.subspace.new_directions_later,
+                basis_target=self.subspace.basis_target,
+            ),
+            recipe=pb.Recipe(**recipe),
+        )
+
+    def _target_modules(self, model: PretrainedModel) -> list[pb.TargetModule]:
+        found = [
+            pb.TargetModule(name=name, out_features=N, in_features=D)
+            for name, (N, D) in model.linear_shapes.items()
+            if any(name == wanted or name.endswith(f".{wanted}") for wanted in self.base.target_modules)
+        ]
+        if not found:
+            raise UserError(f"{model.name} has no linear layer named {' or '.join(self.base.target_modules)}")
+        return found
+
+
+def read_federation_file(path: Path) -> FederationFile:
+    """Read and check. Raises UserError with the first mistake in words."""
+    try:
+        return FederationFile.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise UserError(f"there is no federation file {path}") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
+    except ValidationError as error:
+        raise UserError(f"{path}: {_first_mistake(error)}") from None
+
+
+def with_sources(file: FederationFile, beside: Path, data: str = "", names: str = "") -> FederationFile:
+    """The same with every task's source absolute: those in the file are relative to the folder `beside`.
+
+    data, names: what the command line says instead of the file: a folder, and tasks separated by commas. A
+    file without tasks means every task that the data folder holds.
+    """
+    folder = Path(data).absolute() if data else (beside / file.data.folder).absolute()
+    tasks = {task.name: task for task in file.tasks}
+    if names:
+        tasks = {n: tasks.get(n) or _task(n) for n in filter(None, map(str.strip, names.split(",")))}
+    elif not tasks:
+        tasks = {name: Task(name=name) for name in tasks_in(folder)}
+    placed = [task.model_copy(update={"source": _source(task, folder, beside)}) for task in tasks.values()]
+    return file.model_copy(update={"tasks": placed})
+
+
+def _task(name: str) -> Task:
+    try:
+        return Task(name=name)
+    except ValidationError:
+        raise UserError(f"--tasks: {name!r} is not a name of a task") from None
+
+
+def _source(task: Task, folder: Path, beside: Path) -> str:
+    if task.source.startswith(HUB_PREFIX):
+        return task.source
+    return str((beside / task.source).absolute() if task.source else folder / task.name)
+
+
+def _first_mistake(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return f"{where}: {first['msg']}" if where else first["msg"].removeprefix("Value error, ")

@@ -1,0 +1,50 @@
+"""A blob on a stream: cut on one side, joined on the other, within bounds."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+CHUNK_BYTES_MAX = 1 << 20
+BLOB_BYTES_MAX = 1 << 30
+"""The largest blob that either side accepts, and the most it ever holds for one."""
+
+
+def digest_of(blob: bytes) -> str:
+    return hashlib.sha256(blob).hexdigest()
+
+
+def cut(blob: bytes) -> Iterator[bytes]:
+    for start in range(0, len(blob), CHUNK_BYTES_MAX):
+        yield blob[start : start + CHUNK_BYTES_MAX]
+
+
+class Joiner:
+    """Collects the chunks of one announced blob. `broken` says what is wrong, in words, or is None."""
+
+    def __init__(self, digest: str, nbytes: int):
+        self.digest, self.nbytes = digest, nbytes
+        self._parts: list[bytes] = []
+        self._have = 0
+
+    def add(self, chunk: bytes) -> None:
+        """Raises ValueError as soon as more comes than was announced: nothing beyond that is held."""
+        if len(chunk) > CHUNK_BYTES_MAX:
+            raise ValueError(f"a chunk of {len(chunk)} bytes; at most {CHUNK_BYTES_MAX} are allowed")
+        self._have += len(chunk)
+        if self._have > self.nbytes:
+            raise ValueError(f"more than the announced {self.nbytes} bytes")
+        self._parts.append(chunk)
+
+    @property
+    def complete(self) -> bool:
+        return self._have == self.nbytes
+
+    def blob(self) -> bytes:
+        """The joined bytes. Raises ValueError when they are not what was announced."""
+        blob = b"".join(self._parts)
+        if len(blob) != self.nbytes:
+            raise ValueError(f"{len(blob)} of the announced {self.nbytes} bytes came")
+        if digest_of(blob) != self.digest:
+            raise ValueError("the bytes do not have the announced digest")
+        return blob

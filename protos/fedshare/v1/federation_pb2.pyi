@@ -1,0 +1,487 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Outcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    OUTCOME_UNSPECIFIED: _ClassVar[Outcome]
+    OUTCOME_QUEUED: _ClassVar[Outcome]
+    OUTCOME_MERGED: _ClassVar[Outcome]
+    OUTCOME_SKIPPED: _ClassVar[Outcome]
+    OUTCOME_REFUSED_MALFORMED: _ClassVar[Outcome]
+    OUTCOME_REFUSED_TOO_LARGE: _ClassVar[Outcome]
+    OUTCOME_REFUSED_FEDERATION: _ClassVar[Outcome]
+    OUTCOME_REFUSED_BASE_MODEL: _ClassVar[Outcome]
+    OUTCOME_REFUSED_BASE_VERSION: _ClassVar[Outcome]
+    OUTCOME_REFUSED_INCARNATION: _ClassVar[Outcome]
+    OUTCOME_REFUSED_SHAPE: _ClassVar[Outcome]
+    OUTCOME_REFUSED_ID_REUSED: _ClassVar[Outcome]
+    OUTCOME_RETRY_DISK_FULL: _ClassVar[Outcome]
+    OUTCOME_RETRY_DIGEST: _ClassVar[Outcome]
+    OUTCOME_RETRY_BUSY: _ClassVar[Outcome]
+OUTCOME_UNSPECIFIED: Outcome
+OUTCOME_QUEUED: Outcome
+OUTCOME_MERGED: Outcome
+OUTCOME_SKIPPED: Outcome
+OUTCOME_REFUSED_MALFORMED: Outcome
+OUTCOME_REFUSED_TOO_LARGE: Outcome
+OUTCOME_REFUSED_FEDERATION: Outcome
+OUTCOME_REFUSED_BASE_MODEL: Outcome
+OUTCOME_REFUSED_BASE_VERSION: Outcome
+OUTCOME_REFUSED_INCARNATION: Outcome
+OUTCOME_REFUSED_SHAPE: Outcome
+OUTCOME_REFUSED_ID_REUSED: Outcome
+OUTCOME_RETRY_DISK_FULL: Outcome
+OUTCOME_RETRY_DIGEST: Outcome
+OUTCOME_RETRY_BUSY: Outcome
+
+class DescribeRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class FederationSpec(_message.Message):
+    __slots__ = ("federation_id", "name", "base", "modules", "rank", "tolerance", "seed", "directions", "recipe")
+    FEDERATION_ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    MODULES_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    TOLERANCE_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    DIRECTIONS_FIELD_NUMBER: _ClassVar[int]
+    RECIPE_FIELD_NUMBER: _ClassVar[int]
+    federation_id: str
+    name: str
+    base: BaseModel
+    modules: _containers.RepeatedCompositeFieldContainer[TargetModule]
+    rank: int
+    tolerance: float
+    seed: int
+    directions: Directions
+    recipe: Recipe
+    def __init__(self, federation_id: _Optional[str] = ..., name: _Optional[str] = ..., base: _Optional[_Union[BaseModel, _Mapping]] = ..., modules: _Optional[_Iterable[_Union[TargetModule, _Mapping]]] = ..., rank: _Optional[int] = ..., tolerance: _Optional[float] = ..., seed: _Optional[int] = ..., directions: _Optional[_Union[Directions, _Mapping]] = ..., recipe: _Optional[_Union[Recipe, _Mapping]] = ...) -> None: ...
+
+class BaseModel(_message.Message):
+    __slots__ = ("name", "fingerprint")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    fingerprint: str
+    def __init__(self, name: _Optional[str] = ..., fingerprint: _Optional[str] = ...) -> None: ...
+
+class TargetModule(_message.Message):
+    __slots__ = ("name", "out_features", "in_features")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    OUT_FEATURES_FIELD_NUMBER: _ClassVar[int]
+    IN_FEATURES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    out_features: int
+    in_features: int
+    def __init__(self, name: _Optional[str] = ..., out_features: _Optional[int] = ..., in_features: _Optional[int] = ...) -> None: ...
+
+class Directions(_message.Message):
+    __slots__ = ("first", "later", "basis_target")
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    LATER_FIELD_NUMBER: _ClassVar[int]
+    BASIS_TARGET_FIELD_NUMBER: _ClassVar[int]
+    first: int
+    later: int
+    basis_target: int
+    def __init__(self, first: _Optional[int] = ..., later: _Optional[int] = ..., basis_target: _Optional[int] = ...) -> None: ...
+
+class Recipe(_message.Message):
+    __slots__ = ("epochs", "batch_size", "tokens_max", "learning_rate", "learning_rate_directions", "learning_rate_head", "scaling")
+    EPOCHS_FIELD_NUMBER: _ClassVar[int]
+    BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_MAX_FIELD_NUMBER: _ClassVar[int]
+    LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
+    LEARNING_RATE_DIRECTIONS_FIELD_NUMBER: _ClassVar[int]
+    LEARNING_RATE_HEAD_FIELD_NUMBER: _ClassVar[int]
+    SCALING_FIELD_NUMBER: _ClassVar[int]
+    epochs: float
+    batch_size: int
+    tokens_max: int
+    learning_rate: float
+    learning_rate_directions: float
+    learning_rate_head: float
+    scaling: float
+    def __init__(self, epochs: _Optional[float] = ..., batch_size: _Optional[int] = ..., tokens_max: _Optional[int] = ..., learning_rate: _Optional[float] = ..., learning_rate_directions: _Optional[float] = ..., learning_rate_head: _Optional[float] = ..., scaling: _Optional[float] = ...) -> None: ...
+
+class JoinRequest(_message.Message):
+    __slots__ = ("worker", "task", "federation_id", "base_fingerprint")
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    FEDERATION_ID_FIELD_NUMBER: _ClassVar[int]
+    BASE_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    worker: str
+    task: str
+    federation_id: str
+    base_fingerprint: str
+    def __init__(self, worker: _Optional[str] = ..., task: _Optional[str] = ..., federation_id: _Optional[str] = ..., base_fingerprint: _Optional[str] = ...) -> None: ...
+
+class JoinReply(_message.Message):
+    __slots__ = ("federation_id", "incarnation", "head", "learned")
+    FEDERATION_ID_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    HEAD_FIELD_NUMBER: _ClassVar[int]
+    LEARNED_FIELD_NUMBER: _ClassVar[int]
+    federation_id: str
+    incarnation: int
+    head: int
+    learned: Verdict
+    def __init__(self, federation_id: _Optional[str] = ..., incarnation: _Optional[int] = ..., head: _Optional[int] = ..., learned: _Optional[_Union[Verdict, _Mapping]] = ...) -> None: ...
+
+class SubmitRequest(_message.Message):
+    __slots__ = ("header", "chunk")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    header: UpdateHeader
+    chunk: bytes
+    def __init__(self, header: _Optional[_Union[UpdateHeader, _Mapping]] = ..., chunk: _Optional[bytes] = ...) -> None: ...
+
+class UpdateHeader(_message.Message):
+    __slots__ = ("update_id", "federation_id", "worker", "incarnation", "task", "base_version", "base_fingerprint", "digest", "nbytes", "labels", "metrics")
+    class MetricsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    UPDATE_ID_FIELD_NUMBER: _ClassVar[int]
+    FEDERATION_ID_FIELD_NUMBER: _ClassVar[int]
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    BASE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    BASE_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    NBYTES_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
+    update_id: str
+    federation_id: str
+    worker: str
+    incarnation: int
+    task: str
+    base_version: int
+    base_fingerprint: str
+    digest: str
+    nbytes: int
+    labels: _containers.RepeatedScalarFieldContainer[str]
+    metrics: _containers.ScalarMap[str, float]
+    def __init__(self, update_id: _Optional[str] = ..., federation_id: _Optional[str] = ..., worker: _Optional[str] = ..., incarnation: _Optional[int] = ..., task: _Optional[str] = ..., base_version: _Optional[int] = ..., base_fingerprint: _Optional[str] = ..., digest: _Optional[str] = ..., nbytes: _Optional[int] = ..., labels: _Optional[_Iterable[str]] = ..., metrics: _Optional[_Mapping[str, float]] = ...) -> None: ...
+
+class Receipt(_message.Message):
+    __slots__ = ("update_id", "outcome", "is_transient", "reason", "position", "repeated", "version")
+    UPDATE_ID_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    IS_TRANSIENT_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    REPEATED_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    update_id: str
+    outcome: Outcome
+    is_transient: bool
+    reason: str
+    position: int
+    repeated: bool
+    version: int
+    def __init__(self, update_id: _Optional[str] = ..., outcome: _Optional[_Union[Outcome, str]] = ..., is_transient: bool = ..., reason: _Optional[str] = ..., position: _Optional[int] = ..., repeated: bool = ..., version: _Optional[int] = ...) -> None: ...
+
+class Verdict(_message.Message):
+    __slots__ = ("update_id", "outcome", "reason", "position", "version")
+    UPDATE_ID_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    update_id: str
+    outcome: Outcome
+    reason: str
+    position: int
+    version: int
+    def __init__(self, update_id: _Optional[str] = ..., outcome: _Optional[_Union[Outcome, str]] = ..., reason: _Optional[str] = ..., position: _Optional[int] = ..., version: _Optional[int] = ...) -> None: ...
+
+class WatchRequest(_message.Message):
+    __slots__ = ("worker", "incarnation")
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    worker: str
+    incarnation: int
+    def __init__(self, worker: _Optional[str] = ..., incarnation: _Optional[int] = ...) -> None: ...
+
+class VersionNotice(_message.Message):
+    __slots__ = ("version", "parent", "digest", "task", "consumed_position")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    PARENT_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    CONSUMED_POSITION_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    parent: int
+    digest: str
+    task: str
+    consumed_position: int
+    def __init__(self, version: _Optional[int] = ..., parent: _Optional[int] = ..., digest: _Optional[str] = ..., task: _Optional[str] = ..., consumed_position: _Optional[int] = ...) -> None: ...
+
+class FetchRequest(_message.Message):
+    __slots__ = ("version", "tasks", "every_task", "have", "manifest_only")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    TASKS_FIELD_NUMBER: _ClassVar[int]
+    EVERY_TASK_FIELD_NUMBER: _ClassVar[int]
+    HAVE_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_ONLY_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    tasks: _containers.RepeatedScalarFieldContainer[str]
+    every_task: bool
+    have: _containers.RepeatedScalarFieldContainer[str]
+    manifest_only: bool
+    def __init__(self, version: _Optional[int] = ..., tasks: _Optional[_Iterable[str]] = ..., every_task: bool = ..., have: _Optional[_Iterable[str]] = ..., manifest_only: bool = ...) -> None: ...
+
+class FetchReply(_message.Message):
+    __slots__ = ("manifest", "blob", "chunk")
+    MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    BLOB_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    manifest: Manifest
+    blob: BlobRef
+    chunk: bytes
+    def __init__(self, manifest: _Optional[_Union[Manifest, _Mapping]] = ..., blob: _Optional[_Union[BlobRef, _Mapping]] = ..., chunk: _Optional[bytes] = ...) -> None: ...
+
+class Manifest(_message.Message):
+    __slots__ = ("version", "parent", "generation", "digest", "blocks", "tasks")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    PARENT_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    TASKS_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    parent: int
+    generation: int
+    digest: str
+    blocks: _containers.RepeatedCompositeFieldContainer[BlobRef]
+    tasks: _containers.RepeatedCompositeFieldContainer[TaskRef]
+    def __init__(self, version: _Optional[int] = ..., parent: _Optional[int] = ..., generation: _Optional[int] = ..., digest: _Optional[str] = ..., blocks: _Optional[_Iterable[_Union[BlobRef, _Mapping]]] = ..., tasks: _Optional[_Iterable[_Union[TaskRef, _Mapping]]] = ...) -> None: ...
+
+class BlobRef(_message.Message):
+    __slots__ = ("digest", "nbytes")
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    NBYTES_FIELD_NUMBER: _ClassVar[int]
+    digest: str
+    nbytes: int
+    def __init__(self, digest: _Optional[str] = ..., nbytes: _Optional[int] = ...) -> None: ...
+
+class TaskRef(_message.Message):
+    __slots__ = ("task", "entry", "version", "labels")
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    ENTRY_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    task: str
+    entry: BlobRef
+    version: int
+    labels: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, task: _Optional[str] = ..., entry: _Optional[_Union[BlobRef, _Mapping]] = ..., version: _Optional[int] = ..., labels: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class ReportRequest(_message.Message):
+    __slots__ = ("worker", "incarnation", "task", "version", "metrics")
+    class MetricsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
+    worker: str
+    incarnation: int
+    task: str
+    version: int
+    metrics: _containers.ScalarMap[str, float]
+    def __init__(self, worker: _Optional[str] = ..., incarnation: _Optional[int] = ..., task: _Optional[str] = ..., version: _Optional[int] = ..., metrics: _Optional[_Mapping[str, float]] = ...) -> None: ...
+
+class ReportReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class LeaveRequest(_message.Message):
+    __slots__ = ("worker", "incarnation")
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    worker: str
+    incarnation: int
+    def __init__(self, worker: _Optional[str] = ..., incarnation: _Optional[int] = ...) -> None: ...
+
+class LeaveReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class StoryRequest(_message.Message):
+    __slots__ = ("update_id",)
+    UPDATE_ID_FIELD_NUMBER: _ClassVar[int]
+    update_id: str
+    def __init__(self, update_id: _Optional[str] = ...) -> None: ...
+
+class StoryReply(_message.Message):
+    __slots__ = ("update_id", "events", "verdict")
+    UPDATE_ID_FIELD_NUMBER: _ClassVar[int]
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
+    update_id: str
+    events: _containers.RepeatedCompositeFieldContainer[StoryEvent]
+    verdict: Verdict
+    def __init__(self, update_id: _Optional[str] = ..., events: _Optional[_Iterable[_Union[StoryEvent, _Mapping]]] = ..., verdict: _Optional[_Union[Verdict, _Mapping]] = ...) -> None: ...
+
+class StoryEvent(_message.Message):
+    __slots__ = ("at", "what", "detail")
+    AT_FIELD_NUMBER: _ClassVar[int]
+    WHAT_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    at: float
+    what: str
+    detail: str
+    def __init__(self, at: _Optional[float] = ..., what: _Optional[str] = ..., detail: _Optional[str] = ...) -> None: ...
+
+class StatusRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class StatusReply(_message.Message):
+    __slots__ = ("spec", "head", "queued", "merged", "skipped", "members", "bytes_basis", "bytes_tasks", "lineage", "lineage_behind")
+    SPEC_FIELD_NUMBER: _ClassVar[int]
+    HEAD_FIELD_NUMBER: _ClassVar[int]
+    QUEUED_FIELD_NUMBER: _ClassVar[int]
+    MERGED_FIELD_NUMBER: _ClassVar[int]
+    SKIPPED_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_BASIS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_TASKS_FIELD_NUMBER: _ClassVar[int]
+    LINEAGE_FIELD_NUMBER: _ClassVar[int]
+    LINEAGE_BEHIND_FIELD_NUMBER: _ClassVar[int]
+    spec: FederationSpec
+    head: int
+    queued: int
+    merged: int
+    skipped: int
+    members: _containers.RepeatedCompositeFieldContainer[Member]
+    bytes_basis: int
+    bytes_tasks: int
+    lineage: str
+    lineage_behind: int
+    def __init__(self, spec: _Optional[_Union[FederationSpec, _Mapping]] = ..., head: _Optional[int] = ..., queued: _Optional[int] = ..., merged: _Optional[int] = ..., skipped: _Optional[int] = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., bytes_basis: _Optional[int] = ..., bytes_tasks: _Optional[int] = ..., lineage: _Optional[str] = ..., lineage_behind: _Optional[int] = ...) -> None: ...
+
+class Member(_message.Message):
+    __slots__ = ("worker", "task", "incarnation", "joined_at", "left_at")
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    JOINED_AT_FIELD_NUMBER: _ClassVar[int]
+    LEFT_AT_FIELD_NUMBER: _ClassVar[int]
+    worker: str
+    task: str
+    incarnation: int
+    joined_at: float
+    left_at: float
+    def __init__(self, worker: _Optional[str] = ..., task: _Optional[str] = ..., incarnation: _Optional[int] = ..., joined_at: _Optional[float] = ..., left_at: _Optional[float] = ...) -> None: ...
+
+class VersionsRequest(_message.Message):
+    __slots__ = ("first", "limit")
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    first: int
+    limit: int
+    def __init__(self, first: _Optional[int] = ..., limit: _Optional[int] = ...) -> None: ...
+
+class VersionsReply(_message.Message):
+    __slots__ = ("versions",)
+    VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    versions: _containers.RepeatedCompositeFieldContainer[VersionRecord]
+    def __init__(self, versions: _Optional[_Iterable[_Union[VersionRecord, _Mapping]]] = ...) -> None: ...
+
+class VersionRecord(_message.Message):
+    __slots__ = ("version", "parent", "generation", "digest", "created_at", "task", "worker", "update_id", "base_version", "staleness", "relative_error", "relative_error_max", "new_out", "new_in", "basis_out", "basis_in", "bytes_sent", "bytes_lora", "metrics")
+    class MetricsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    PARENT_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    CREATED_AT_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_ID_FIELD_NUMBER: _ClassVar[int]
+    BASE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    STALENESS_FIELD_NUMBER: _ClassVar[int]
+    RELATIVE_ERROR_FIELD_NUMBER: _ClassVar[int]
+    RELATIVE_ERROR_MAX_FIELD_NUMBER: _ClassVar[int]
+    NEW_OUT_FIELD_NUMBER: _ClassVar[int]
+    NEW_IN_FIELD_NUMBER: _ClassVar[int]
+    BASIS_OUT_FIELD_NUMBER: _ClassVar[int]
+    BASIS_IN_FIELD_NUMBER: _ClassVar[int]
+    BYTES_SENT_FIELD_NUMBER: _ClassVar[int]
+    BYTES_LORA_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    parent: int
+    generation: int
+    digest: str
+    created_at: float
+    task: str
+    worker: str
+    update_id: str
+    base_version: int
+    staleness: int
+    relative_error: float
+    relative_error_max: float
+    new_out: int
+    new_in: int
+    basis_out: int
+    basis_in: int
+    bytes_sent: int
+    bytes_lora: int
+    metrics: _containers.ScalarMap[str, float]
+    def __init__(self, version: _Optional[int] = ..., parent: _Optional[int] = ..., generation: _Optional[int] = ..., digest: _Optional[str] = ..., created_at: _Optional[float] = ..., task: _Optional[str] = ..., worker: _Optional[str] = ..., update_id: _Optional[str] = ..., base_version: _Optional[int] = ..., staleness: _Optional[int] = ..., relative_error: _Optional[float] = ..., relative_error_max: _Optional[float] = ..., new_out: _Optional[int] = ..., new_in: _Optional[int] = ..., basis_out: _Optional[int] = ..., basis_in: _Optional[int] = ..., bytes_sent: _Optional[int] = ..., bytes_lora: _Optional[int] = ..., metrics: _Optional[_Mapping[str, float]] = ...) -> None: ...
+
+class MetricsRequest(_message.Message):
+    __slots__ = ("task",)
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    task: str
+    def __init__(self, task: _Optional[str] = ...) -> None: ...
+
+class MetricsReply(_message.Message):
+    __slots__ = ("metrics",)
+    METRICS_FIELD_NUMBER: _ClassVar[int]
+    metrics: _containers.RepeatedCompositeFieldContainer[Metric]
+    def __init__(self, metrics: _Optional[_Iterable[_Union[Metric, _Mapping]]] = ...) -> None: ...
+
+class Metric(_message.Message):
+    __slots__ = ("worker", "task", "version", "name", "value", "at")
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    AT_FIELD_NUMBER: _ClassVar[int]
+    worker: str
+    task: str
+    version: int
+    name: str
+    value: float
+    at: float
+    def __init__(self, worker: _Optional[str] = ..., task: _Optional[str] = ..., version: _Optional[int] = ..., name: _Optional[str] = ..., value: _Optional[float] = ..., at: _Optional[float] = ...) -> None: ...

@@ -1,0 +1,54 @@
+"""Shared low-rank subspaces for LoRA adapters: the algebra, and nothing else.
+
+This room knows tensors. It knows no version numbers, no workers, no clocks and no network.
+
+Shape legend, used as suffixes of tensor names throughout:
+
+    N  out_features of a target module        R  rank of an adapter
+    D  in_features of a target module         K  columns of the out basis    L  columns of the in basis
+
+An adapter's update of a weight is ``dW = B_NR @ A_RD`` with LoRA's scaling already folded into B. In a
+subspace it becomes ``dW = (out_NK @ P_KR) @ (in_DL @ Q_LR).T``: out and in bases belong to every task,
+P and Q to one. Source of the method: Share (arXiv:2602.06043); where we depart from it, the module says so.
+"""
+
+from typing import Any
+
+from share_algo.append import Appended, ModuleReport, append
+from share_algo.errors import AlgebraError
+from share_algo.lift import lift
+from share_algo.subspace import Merged, Subspace, merge
+from share_algo.types import Adapter, Basis, Block, Coefficients, Directions, Factors, TaskEntry, Update
+
+__all__ = [
+    "Adapter",
+    "AlgebraError",
+    "Appended",
+    "Basis",
+    "Block",
+    "Coefficients",
+    "Directions",
+    "Factors",
+    "Merged",
+    "ModuleReport",
+    "Subspace",
+    "TaskEntry",
+    "Update",
+    "append",
+    "attach",
+    "constrain",
+    "lift",
+    "merge",
+    "release",
+]
+
+_NEED_PEFT = ("attach", "constrain", "release")
+
+
+def __getattr__(name: str) -> Any:
+    """Training needs PEFT, merging does not: it is imported when first asked for."""
+    if name not in _NEED_PEFT:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from share_algo import training
+
+    return getattr(training, name)

@@ -1,0 +1,40 @@
+"""Canonical form: two factor pairs with the same product become the same pair, up to signs.
+
+(B G, G^-1 A) is the same update for every invertible G, so components of raw factors mean little. The
+balanced form B = Us sqrt(S), A = sqrt(S) Vs^T of the product is free of that gauge.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from share_algo.types import Factors
+
+
+def balanced(factors: Factors) -> Factors:
+    """The same dW with balanced factors in float64, singular values falling, exact zeros dropped.
+
+    The rank of the result is the numerical rank of dW (at least 1). Cost: (N + D) R^2, never N * D.
+    """
+    B_NR, A_DR = factors.B_NR.double(), factors.A_RD.double().T
+    left_NR, inner_B = torch.linalg.qr(B_NR)
+    right_DR, inner_A = torch.linalg.qr(A_DR)
+    U, S, Vh = torch.linalg.svd(inner_B @ inner_A.T)
+    cutoff = torch.finfo(torch.float64).eps * max(factors.shape) * (S[0] if S.numel() else 0.0)
+    keep = max(1, int((S > cutoff).sum()))
+    root = S[:keep].sqrt()
+    return Factors(left_NR @ U[:, :keep] * root, (right_DR @ Vh[:keep].T * root).T)
+
+
+def difference_norm(a: Factors, b: Factors) -> float:
+    """|| a.B a.A - b.B b.A ||_F, exact to float64 rounding. Cost: (N + D) R^2, never N * D."""
+    left = torch.cat([a.B_NR.double(), -b.B_NR.double()], dim=1)
+    right = torch.cat([a.A_RD.double().T, b.A_RD.double().T], dim=1)
+    return float(torch.linalg.norm(torch.linalg.qr(left).R @ torch.linalg.qr(right).R.T))
+
+
+def norm(factors: Factors) -> float:
+    """|| B A ||_F. Cost: (N + D) R^2."""
+    inner_B = torch.linalg.qr(factors.B_NR.double()).R
+    inner_A = torch.linalg.qr(factors.A_RD.double().T).R
+    return float(torch.linalg.norm(inner_B @ inner_A.T))

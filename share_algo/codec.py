@@ -1,0 +1,100 @@
+"""Tensors to safetensors bytes and back, for the three things that are kept or sent: block, entry, update.
+
+One flat naming for all:  out/MODULE  in/MODULE  (directions)   P/MODULE  Q/MODULE  (coefficients)   head/NAME.
+The bytes of equal content are equal, so that a digest names a content. Nothing here can execute anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from share_algo.errors import AlgebraError
+from share_algo.types import Block, Coefficients, Directions, TaskEntry, Update
+
+TENSORS_MAX = 100_000
+"""More tensors than this in one blob are refused before any is looked at."""
+
+
+def encode_block(block: Block) -> bytes:
+    return save(_flat_block(block))
+
+
+def encode_entry(entry: TaskEntry) -> bytes:
+    return save(_flat_entry(entry))
+
+
+def encode_update(update: Update) -> bytes:
+    return save({**_flat_block(update.block), **_flat_entry(update.entry)})
+
+
+def decode_block(blob: bytes) -> Block:
+    return decode_update(blob).block
+
+
+def decode_entry(blob: bytes) -> TaskEntry:
+    return decode_update(blob).entry
+
+
+def decode_update(blob: bytes) -> Update:
+    """Raises AlgebraError (the sender's fault) for anything that is not one of ours, whole and finite."""
+    by_kind = _by_kind(blob)
+    block = {
+        m: Directions(out, inn) for m, (out, inn) in _pairs(by_kind["out"], by_kind["in"], "out", "in").items()
+    }
+    coefficients = {m: _coefficients(m, p, q) for m, (p, q) in _pairs(by_kind["P"], by_kind["Q"], "P", "Q").items()}
+    return Update(block, TaskEntry(coefficients, by_kind["head"]))
+
+
+def _flat_block(block: Block) -> dict[str, Tensor]:
+    return {
+        f"{kind}/{module}": tensor.contiguous()
+        for module, d in block.items()
+        for kind, tensor in (("out", d.out_NK), ("in", d.in_DL))
+    }
+
+
+def _flat_entry(entry: TaskEntry) -> dict[str, Tensor]:
+    flat = {
+        f"{kind}/{module}": tensor.contiguous()
+        for module, c in entry.coefficients.items()
+        for kind, tensor in (("P", c.P_KR), ("Q", c.Q_LR))
+    }
+    return {**flat, **{f"head/{name}": tensor.contiguous() for name, tensor in entry.head.items()}}
+
+
+def _by_kind(blob: bytes) -> dict[str, dict[str, Tensor]]:
+    try:
+        tensors = load(blob)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise AlgebraError(f"not a safetensors blob: {error}") from None
+    if len(tensors) > TENSORS_MAX:
+        raise AlgebraError(f"{len(tensors)} tensors in one blob; at most {TENSORS_MAX} are read")
+    by_kind: dict[str, dict[str, Tensor]] = {"out": {}, "in": {}, "P": {}, "Q": {}, "head": {}}
+    for full_name, tensor in tensors.items():
+        kind, _, name = full_name.partition("/")
+        if kind not in by_kind or not name:
+            raise AlgebraError(f"unknown tensor {full_name[:80]!r}")
+        if not tensor.is_floating_point() or not tensor.isfinite().all():
+            raise AlgebraError(f"{name}: {kind} must hold finite floating-point numbers")
+        if kind != "head" and tensor.ndim != 2:
+            raise AlgebraError(f"{name}: {kind} must have two dimensions, not {tensor.ndim}")
+        by_kind[kind][name] = tensor
+    return by_kind
+
+
+def _pairs(
+    left: Mapping[str, Tensor], right: Mapping[str, Tensor], left_kind: str, right_kind: str
+) -> dict[str, tuple[Tensor, Tensor]]:
+    if odd := sorted(left.keys() ^ right.keys()):
+        raise AlgebraError(f"{odd[0]}: has only one of {left_kind} and {right_kind}")
+    return {name: (left[name], right[name]) for name in sorted(left)}
+
+
+def _coefficients(module: str, P_KR: Tensor, Q_LR: Tensor) -> Coefficients:
+    if P_KR.shape[1] != Q_LR.shape[1]:
+        raise AlgebraError(f"{module}: P has rank {P_KR.shape[1]}, Q has rank {Q_LR.shape[1]}")
+    return Coefficients(P_KR, Q_LR)

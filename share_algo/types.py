@@ -1,0 +1,200 @@
+"""The shapes of everything. All types are immutable; tensors in them are never written to.
+
+    Adapter   one task's LoRA, per module (Factors), and its head
+    Basis     a list of Blocks; a Block holds, per module, some new Directions (columns)
+    TaskEntry what one task owns inside a basis: Coefficients per module, and its head
+    Update    a TaskEntry together with the Directions that the basis it was made for lacks
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+
+from share_algo.errors import AlgebraError
+
+NO_TENSORS: Mapping[str, Tensor] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Factors:
+    """One module's update: dW (N, D) = B_NR @ A_RD, scaling folded into B."""
+
+    B_NR: Tensor
+    A_RD: Tensor
+
+    def __post_init__(self) -> None:
+        if self.B_NR.ndim != 2 or self.A_RD.ndim != 2 or self.B_NR.shape[1] != self.A_RD.shape[0]:
+            raise AlgebraError(
+                f"lora_B {tuple(self.B_NR.shape)} and lora_A {tuple(self.A_RD.shape)} do not multiply"
+            )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N, D) of the weight that is updated."""
+        return self.B_NR.shape[0], self.A_RD.shape[1]
+
+    @property
+    def rank(self) -> int:
+        return self.B_NR.shape[1]
+
+    def delta_ND(self) -> Tensor:
+        """The dense update. Costs N * D numbers: for tests and small models only."""
+        return self.B_NR @ self.A_RD
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """One task's LoRA factors by module name, and whatever else was trained for it (its head)."""
+
+    factors: Mapping[str, Factors]
+    head: Mapping[str, Tensor] = field(default_factory=lambda: NO_TENSORS)
+
+    def nbytes(self) -> int:
+        """Bytes of all tensors as they are held, head included."""
+        tensors = [t for f in self.factors.values() for t in (f.B_NR, f.A_RD)] + list(self.head.values())
+        return sum(t.numel() * t.element_size() for t in tensors)
+
+
+@dataclass(frozen=True)
+class Directions:
+    """Columns of one module's two bases: out_NK and in_DL, each with orthonormal columns."""
+
+    out_NK: Tensor
+    in_DL: Tensor
+
+    @staticmethod
+    def none(N: int, D: int) -> Directions:
+        return Directions(torch.zeros(N, 0), torch.zeros(D, 0))
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """(K, L)."""
+        return self.out_NK.shape[1], self.in_DL.shape[1]
+
+    def first(self, K: int, L: int) -> Directions:
+        return Directions(self.out_NK[:, :K], self.in_DL[:, :L])
+
+    def then(self, new: Directions) -> Directions:
+        """These columns followed by `new`'s."""
+        return Directions(
+            torch.cat([self.out_NK, new.out_NK], dim=1), torch.cat([self.in_DL, new.in_DL], dim=1)
+        )
+
+
+Block = Mapping[str, Directions]
+"""What one append adds: per module (possibly zero) new columns. Never changed afterwards."""
+
+
+@dataclass(frozen=True)
+class Basis:
+    """Everybody's directions, as an ordered list of blocks.
+
+    A later basis of the same generation starts with the same blocks, so coefficients made for an earlier
+    basis keep their meaning: they are read with the first columns only.
+    """
+
+    blocks: tuple[Block, ...] = ()
+
+    @cached_property
+    def _columns(self) -> dict[str, Directions]:
+        names: dict[str, None] = {name: None for block in self.blocks for name in block}
+        return {name: _joined([b[name] for b in self.blocks if name in b]) for name in names}
+
+    def columns(self, module: str, N: int, D: int) -> Directions:
+        """All columns of one module (none yet: zero columns of heights N and D)."""
+        found = self._columns.get(module)
+        if found is None:
+            return Directions.none(N, D)
+        if (found.out_NK.shape[0], found.in_DL.shape[0]) != (N, D):
+            heights = (found.out_NK.shape[0], found.in_DL.shape[0])
+            raise AlgebraError(f"{module}: the update is {N} x {D}, the basis is for {heights[0]} x {heights[1]}")
+        return found
+
+    def widths(self) -> dict[str, tuple[int, int]]:
+        """(K, L) by module. Cost: one addition a block and module, no tensor is touched."""
+        widths: dict[str, tuple[int, int]] = {}
+        for block in self.blocks:
+            for name, new in block.items():
+                K, L = widths.get(name, (0, 0))
+                widths[name] = (K + new.widths[0], L + new.widths[1])
+        return widths
+
+    def __getitem__(self, module: str) -> Directions:
+        if module not in self._columns:
+            raise AlgebraError(f"{module}: the basis has no directions for this module")
+        return self._columns[module]
+
+    def __contains__(self, module: str) -> bool:
+        return module in self._columns
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._columns)
+
+    def grown(self, block: Block) -> Basis:
+        """This basis and one more block. Cost: one copy of the columns."""
+        return Basis((*self.blocks, block))
+
+    def prefix(self, blocks: int) -> Basis:
+        """The basis as it was when it had that many blocks."""
+        return self if blocks == len(self.blocks) else Basis(self.blocks[:blocks])
+
+    def nbytes(self) -> int:
+        return sum(4 * (d.out_NK.numel() + d.in_DL.numel()) for b in self.blocks for d in b.values())
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """One task's coordinates in one module: P_KR and Q_LR, for the first K and L columns of the basis."""
+
+    P_KR: Tensor
+    Q_LR: Tensor
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        return self.P_KR.shape[0], self.Q_LR.shape[0]
+
+    def read(self, directions: Directions) -> Factors:
+        """The LoRA factors that these coordinates mean in a basis that is at least as wide."""
+        K, L = self.widths
+        have_K, have_L = directions.widths
+        if K > have_K or L > have_L:
+            raise AlgebraError(f"coefficients for {K} and {L} columns, but the basis has {have_K} and {have_L}")
+        columns = directions.first(K, L)
+        return Factors(columns.out_NK @ self.P_KR, (columns.in_DL @ self.Q_LR).T)
+
+
+@dataclass(frozen=True)
+class TaskEntry:
+    """All that belongs to one task inside a subspace."""
+
+    coefficients: Mapping[str, Coefficients]
+    head: Mapping[str, Tensor] = field(default_factory=lambda: NO_TENSORS)
+
+    def adapter(self, basis: Basis) -> Adapter:
+        """The task as plain LoRA. Cost per module: (N K + D L) R."""
+        return Adapter({m: c.read(basis[m]) for m, c in self.coefficients.items()}, self.head)
+
+    def nbytes(self) -> int:
+        tensors = [t for c in self.coefficients.values() for t in (c.P_KR, c.Q_LR)] + list(self.head.values())
+        return sum(t.numel() * t.element_size() for t in tensors)
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a worker sends: coordinates in [its base version's basis, block], and that block.
+
+    A whole adapter from elsewhere is the special case of an empty base basis.
+    """
+
+    block: Block
+    entry: TaskEntry
+
+
+def _joined(parts: list[Directions]) -> Directions:
+    return Directions(torch.cat([p.out_NK for p in parts], 1), torch.cat([p.in_DL for p in parts], 1))

@@ -1,0 +1,183 @@
+"""The coordinator, as seen from here. The only file of this room that imports grpc.
+
+Every call is bounded in time. Nobody there becomes CoordinatorAway, a no becomes Refusal; nothing of gRPC
+leaves this file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TypeVar
+
+import grpc
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
+
+from protos.chunks import CHUNK_BYTES_MAX, Joiner, cut
+from protos.fedshare.v1 import federation_pb2 as pb
+from protos.fedshare.v1.federation_pb2_grpc import FederationStub
+from workers.errors import CoordinatorAway, Refusal, WorkerError
+
+Answer = TypeVar("Answer")
+
+CALL_SECONDS_MAX = 30.0
+TRANSFER_SECONDS_MAX = 600.0
+WATCH_SECONDS_MAX = 60.0
+"""A watch is opened anew after this long; nothing is missed, the newest version comes first."""
+PAUSE_SECONDS_MAX = 5.0
+"""Longest pause between two tries."""
+OPTIONS = [
+    ("grpc.max_receive_message_length", CHUNK_BYTES_MAX + (3 << 20)),
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+]
+AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
+
+
+class Client:
+    """Calls of fedshare.v1. With `patience_seconds` a call is tried again for that long while nobody answers."""
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        patience_seconds: float = 0.0,
+        waiting: Callable[[float], None] = lambda seconds: None,
+    ):
+        self.address, self._patience, self._waiting = address, patience_seconds, waiting
+        self._channel = grpc.insecure_channel(address, options=OPTIONS)
+        self._stub = FederationStub(self._channel)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._channel.close()
+
+    def describe(self) -> pb.FederationSpec:
+        return self._unary(self._stub.Describe, pb.DescribeRequest())
+
+    def join(self, worker: str, task: str, federation_id: str, base_fingerprint: str) -> pb.JoinReply:
+        request = pb.JoinRequest(
+            worker=worker, task=task, federation_id=federation_id, base_fingerprint=base_fingerprint
+        )
+        return self._unary(self._stub.Join, request)
+
+    def submit(self, header: pb.UpdateHeader, blob: bytes) -> pb.Receipt:
+        """The receipt. Waits out what is transient; raises Refusal for what is final."""
+
+        def once() -> pb.Receipt:
+            receipt = self._stub.Submit(_parts(header, blob), timeout=TRANSFER_SECONDS_MAX)
+            if receipt.is_transient:
+                raise CoordinatorAway(receipt.reason)
+            return receipt
+
+        receipt = self._patiently(once)
+        if receipt.outcome not in (pb.OUTCOME_QUEUED, pb.OUTCOME_MERGED, pb.OUTCOME_SKIPPED):
+            raise Refusal(receipt.reason)
+        return receipt
+
+    def watch(self, worker: str = "", incarnation: int = 0) -> Iterator[pb.VersionNotice]:
+        """The newest version, now and at each change, for WATCH_SECONDS_MAX; then it ends."""
+        request = pb.WatchRequest(worker=worker, incarnation=incarnation)
+        try:
+            yield from self._stub.Watch(request, timeout=WATCH_SECONDS_MAX)
+        except grpc.RpcError as error:
+            if error.code() != grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise _translated(error, self.address) from None
+
+    def fetch(
+        self,
+        version: int | None,
+        *,
+        tasks: Iterable[str] = (),
+        have: Iterable[str] = (),
+        every_task: bool = False,
+        manifest_only: bool = False,
+    ) -> tuple[pb.Manifest, dict[str, bytes]]:
+        """The manifest of a version (None: the head) and the blobs that are not in `have`, each with its digest."""
+        request = pb.FetchRequest(
+            version=version, tasks=tasks, have=have, every_task=every_task, manifest_only=manifest_only
+        )
+        return self._patiently(lambda: _received(self._stub.Fetch(request, timeout=TRANSFER_SECONDS_MAX)))
+
+    def report(self, worker: str, incarnation: int, task: str, version: int, metrics: Mapping[str, float]) -> None:
+        request = pb.ReportRequest(
+            worker=worker, incarnation=incarnation, task=task, version=version, metrics=metrics
+        )
+        self._unary(self._stub.Report, request)
+
+    def leave(self, worker: str, incarnation: int) -> None:
+        self._unary(self._stub.Leave, pb.LeaveRequest(worker=worker, incarnation=incarnation))
+
+    def story(self, update_id: str) -> pb.StoryReply:
+        return self._unary(self._stub.Story, pb.StoryRequest(update_id=update_id))
+
+    def status(self) -> pb.StatusReply:
+        return self._unary(self._stub.Status, pb.StatusRequest())
+
+    def versions(self, first: int = 0) -> list[pb.VersionRecord]:
+        """All records from `first` on, page by page."""
+        found: list[pb.VersionRecord] = []
+        while page := self._unary(self._stub.Versions, pb.VersionsRequest(first=first)).versions:
+            found.extend(page)
+            first = page[-1].version + 1
+        return found
+
+    def metrics(self, task: str = "") -> list[pb.Metric]:
+        return list(self._unary(self._stub.Metrics, pb.MetricsRequest(task=task)).metrics)
+
+    def _unary(self, method: Callable[..., Answer], request: object) -> Answer:
+        return self._patiently(lambda: method(request, timeout=CALL_SECONDS_MAX))
+
+    def _patiently(self, call: Callable[[], Answer]) -> Answer:
+        def translated() -> Answer:
+            try:
+                return call()
+            except grpc.RpcError as error:
+                raise _translated(error, self.address) from None
+            except ValueError as error:  # from Joiner: damaged on the way
+                raise CoordinatorAway(f"what {self.address} sent did not come whole: {error}") from None
+
+        def tell(state: RetryCallState) -> None:
+            self._waiting(state.seconds_since_start or 0.0)
+
+        retrying = Retrying(
+            retry=retry_if_exception_type(CoordinatorAway),
+            stop=stop_after_delay(self._patience),
+            wait=wait_random_exponential(multiplier=0.2, max=PAUSE_SECONDS_MAX),
+            before_sleep=tell,
+            reraise=True,
+        )
+        return retrying(translated)
+
+
+def _translated(error: grpc.RpcError, address: str) -> WorkerError:
+    """The one place where gRPC's errors become ours."""
+    if error.code() in AWAY:
+        return CoordinatorAway(f"no coordinator answers at {address}: start it, or name another --coordinator")
+    if error.code() in (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.INVALID_ARGUMENT):
+        return Refusal(error.details())
+    return WorkerError(f"the coordinator at {address} failed ({error.code().name}): {error.details()}")
+
+
+def _parts(header: pb.UpdateHeader, blob: bytes) -> Iterator[pb.SubmitRequest]:
+    yield pb.SubmitRequest(header=header)
+    for chunk in cut(blob):
+        yield pb.SubmitRequest(chunk=chunk)
+
+
+def _received(replies: Iterator[pb.FetchReply]) -> tuple[pb.Manifest, dict[str, bytes]]:
+    manifest = next(replies).manifest
+    blobs: dict[str, bytes] = {}
+    joiner: Joiner | None = None
+    for reply in replies:
+        if reply.HasField("blob"):
+            joiner = Joiner(reply.blob.digest, reply.blob.nbytes)
+        elif joiner is not None:
+            joiner.add(reply.chunk)
+        if joiner is not None and joiner.complete:
+            blobs[joiner.digest] = joiner.blob()
+            joiner = None
+    return manifest, blobs
+

@@ -1,0 +1,149 @@
+"""Fit one task: PEFT's LoRA on the frozen base model, constrained to the shared basis, trained by the Trainer."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from torch import Tensor
+from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from protos.fedshare.v1.federation_pb2 import FederationSpec, Recipe
+from share_algo import Adapter, Basis
+from share_algo.training import COEFFICIENTS, NEW_DIRECTIONS, constrain, release
+from workers.base_model import BaseModel
+from workers.tasks import Example, TaskData
+
+Progress = Callable[[int, int], None]
+"""(steps done, steps in all)."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained task. `model` is plain PEFT LoRA again, with the adapter in it."""
+
+    model: PeftModel
+    adapter: Adapter
+    steps: int
+    seconds: float
+
+
+def fit(
+    base: BaseModel,
+    spec: FederationSpec,
+    basis: Basis,
+    task: TaskData,
+    *,
+    progress: Progress = lambda done, total: None,
+    pause_seconds: float = 0.0,
+) -> Fitted:
+    """Train coefficients, new directions and head. Deterministic for a given thread count.
+
+    pause_seconds: sleep after each step, to be as slow as another machine.
+    """
+    model = lora_model(base, spec, len(task.labels))
+    constrain(model, basis, new_directions=new_directions(spec, basis), seed=spec.seed)
+    started = time.monotonic()
+    steps = train(model, base, spec.recipe, task.train, spec.seed, _Steps(progress, pause_seconds))
+    return Fitted(model, release(model), steps, time.monotonic() - started)
+
+
+def new_directions(spec: FederationSpec, basis: Basis) -> int:
+    """How many to train beside this basis: many while it is narrow, few once it is wide enough."""
+    widths = [min(basis.widths().get(m.name, (0, 0))) for m in spec.modules]
+    directions = spec.directions
+    return directions.first if min(widths) < directions.basis_target else directions.later
+
+
+def lora_model(base: BaseModel, spec: FederationSpec, labels: int) -> PeftModel:
+    """A classifier with LoRA at the federation's target modules; dW = 0, head fresh."""
+    config = LoraConfig(
+        r=spec.rank,
+        lora_alpha=spec.recipe.scaling * spec.rank,
+        target_modules=[m.name for m in spec.modules],
+        task_type=TaskType.SEQ_CLS,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(spec.seed)
+        return get_peft_model(base.classifier(labels, spec.seed), config)
+
+
+def train(
+    model: PeftModel, base: BaseModel, recipe: Recipe, examples: Sequence[Example], seed: int, callback: TrainerCallback
+) -> int:
+    """Train whatever requires a gradient; returns the number of steps."""
+    rows = _encoded(base, examples, recipe.tokens_max)
+    per_epoch = -(-len(rows) // recipe.batch_size)
+    steps = max(1, round(per_epoch * recipe.epochs))
+    optimizer = torch.optim.AdamW(_groups(model, recipe), weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=[group["lr"] for group in optimizer.param_groups], total_steps=steps + 1
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(
+            model=model,
+            args=_arguments(folder, recipe, steps, seed),
+            train_dataset=rows,
+            data_collator=DataCollatorWithPadding(base.tokenizer),
+            optimizers=(optimizer, schedule),
+            callbacks=[callback],
+        )
+        trainer.remove_callback(PrinterCallback)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # transformers speaks to itself
+            trainer.train()
+    return steps
+
+
+class _Steps(TrainerCallback):
+    def __init__(self, progress: Progress, pause_seconds: float):
+        self._progress, self._pause = progress, pause_seconds
+
+    def on_step_end(self, args, state, control, **_):  # type: ignore[no-untyped-def]
+        self._progress(state.global_step, state.max_steps)
+        time.sleep(self._pause)
+
+
+def _arguments(folder: str, recipe: Recipe, steps: int, seed: int) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=folder,
+        max_steps=steps,
+        per_device_train_batch_size=recipe.batch_size,
+        train_sampling_strategy="group_by_length",
+        length_column_name="length",
+        dataloader_pin_memory=False,
+        save_strategy="no",
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        seed=seed,
+    )
+
+
+def _groups(model: PeftModel, recipe: Recipe) -> list[dict[str, object]]:
+    """Parameters by learning rate."""
+    rates: dict[float, list[Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and parameter.numel():
+            rates.setdefault(_rate(name, recipe), []).append(parameter)
+    return [{"params": parameters, "lr": rate} for rate, parameters in rates.items()]
+
+
+def _rate(name: str, recipe: Recipe) -> float:
+    kind = name.rpartition(".")[2]
+    if kind == COEFFICIENTS:
+        return recipe.learning_rate
+    return recipe.learning_rate_directions if kind == NEW_DIRECTIONS else recipe.learning_rate_head
+
+
+def _encoded(base: BaseModel, examples: Sequence[Example], tokens_max: int) -> list[dict[str, object]]:
+    texts = base.tokenizer([text for text, _ in examples], truncation=True, max_length=tokens_max)
+    return [
+        {"input_ids": ids, "attention_mask": mask, "labels": label, "length": len(ids)}
+        for ids, mask, (_, label) in zip(texts["input_ids"], texts["attention_mask"], examples, strict=True)
+    ]

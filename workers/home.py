@@ -1,0 +1,89 @@
+"""A worker's home: one folder, one federation, one worker at a time.
+
+    HOME/federation    id of the federation that it belongs to, from its first join on
+    HOME/outbox/       outbox.py         HOME/blobs/    blobs of versions, by digest: fetched once
+    HOME/refused/      updates that the coordinator refused       HOME/lock     held while a worker lives here
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from protos.chunks import digest_of
+from workers.errors import WorkerError
+from workers.outbox import Outbox, Parcel
+
+
+class Home:
+    """Use as a context manager. Raises WorkerError when another worker lives here, or it cannot be written."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._federation = folder / "federation"
+
+    def __enter__(self) -> Home:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = FileLock(self.folder / "lock")
+            self._lock.acquire(timeout=0)
+            self.outbox = Outbox(self.folder / "outbox")
+            self.blobs = BlobCache(self.folder / "blobs")
+        except Timeout:
+            raise WorkerError(f"another worker lives in {self.folder}: stop it, or use another --home") from None
+        except OSError as error:
+            raise WorkerError(f"cannot use {self.folder} as a home: {error.strerror or error}") from None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def federation_id(self) -> str:
+        """Empty before the first join."""
+        return self._federation.read_text() if self._federation.exists() else ""
+
+    def must_not_belong_elsewhere(self, federation_id: str) -> None:
+        have = self.federation_id()
+        if have and have != federation_id:
+            raise WorkerError(
+                f"{self.folder} belongs to another federation ({have[:8]}, not {federation_id[:8]}): use another --home"
+            )
+
+    def belong_to(self, federation_id: str) -> None:
+        """From now on."""
+        self._federation.write_text(federation_id)
+
+    def set_aside(self, parcel: Parcel) -> Path:
+        """A refused update leaves the outbox but is not lost: returns where it is kept."""
+        kept = self.folder / "refused" / parcel.folder.name
+        kept.parent.mkdir(exist_ok=True)
+        return parcel.folder.rename(kept)
+
+
+class BlobCache:
+    """Blobs by digest. A cache: what is missing or damaged is fetched again."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def digests(self) -> list[str]:
+        return [path.stem for path in self.folder.glob("*.safetensors")]
+
+    def get(self, digest: str) -> bytes | None:
+        path = self._path(digest)
+        blob = path.read_bytes() if path.exists() else None
+        if blob is not None and digest_of(blob) != digest:
+            path.unlink()
+            return None
+        return blob
+
+    def put(self, digest: str, blob: bytes) -> None:
+        part = self.folder / f"{digest}.part"
+        part.write_bytes(blob)
+        os.replace(part, self._path(digest))
+
+    def _path(self, digest: str) -> Path:
+        return self.folder / f"{digest}.safetensors"

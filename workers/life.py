@@ -1,0 +1,254 @@
+"""One worker's life, the same wherever it is led:
+
+    join -> fetch -> fit -> outbox -> submit -> receipt -> evaluate on new versions -> leave
+
+A life that is cut short is led again from the start, in the same home: what is in the outbox is delivered
+first, and a task that is learned already is not learned twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+
+from protos.chunks import digest_of
+from protos.fedshare.v1 import federation_pb2 as pb
+from share_algo import Basis, append
+from share_algo.codec import decode_block, decode_entry, encode_update
+from share_algo.training import attach
+from workers.base_model import BaseModel, find_base_model
+from workers.client import Client
+from workers.errors import Refusal, WorkerError
+from workers.evaluate import accuracy, largest_difference, logits_of
+from workers.fit import fit, lora_model
+from workers.home import Home
+from workers.outbox import Parcel
+from workers.tasks import TaskData, load_task
+from workers.watcher import Watcher
+
+POLL_SECONDS = 0.5
+VERDICT_SECONDS_MAX = 3600.0
+"""How long a worker waits for the verdict on a receipted update before it goes; the update is safe anyway."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a worker is to do. Examples 0: all there are."""
+
+    worker: str
+    task: str
+    source: str
+    address: str
+    home: Path
+    base_model: str = ""  # where to find it here; empty: by the federation's own name for it
+    train_examples_max: int = 0
+    test_examples_max: int = 0
+    patience_seconds: float = 600.0
+    pause_seconds: float = 0.0
+    threads: int = 0  # 0: as torch decides
+    learn_again: bool = False
+    evaluate_every: bool = True  # False: only its own version and the last
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a life has come. accuracy: newest measured, 0..1."""
+
+    stage: str = "starting"
+    fraction: float = 0.0
+    base_version: int = 0
+    version: int = 0  # the newest evaluated
+    incarnation: int = 0
+    update_id: str = ""
+    accuracy: float | None = None
+    detail: str = ""
+
+
+class Life:
+    """`tell` is called at every change; `stay` is asked whether to go on watching versions."""
+
+    def __init__(self, plan: Plan, tell: Callable[[Progress], None], stay: Callable[[], bool]):
+        self.plan, self._tell, self._stay = plan, tell, stay
+        self.progress = Progress()
+
+    def lead(self) -> Progress:
+        """The whole life. Raises WorkerError with one sentence; what was finished is then in the outbox."""
+        if self.plan.threads:
+            torch.set_num_threads(self.plan.threads)
+        with Home(self.plan.home) as self.home, self._client() as self.client:
+            learned = self._join()
+            self.watcher = Watcher(self.client, self.plan.worker, self.progress.incarnation)
+            try:
+                for parcel in self.home.outbox.parcels() or self._learn_unless(learned):
+                    self._deliver(parcel)
+                self._follow()
+                self.client.leave(self.plan.worker, self.progress.incarnation)
+            finally:
+                self.watcher.stop()
+        return self._now("left")
+
+    @cached_property
+    def task(self) -> TaskData:
+        p = self.plan
+        return load_task(
+            p.task,
+            p.source,
+            train_examples_max=p.train_examples_max,
+            test_examples_max=p.test_examples_max,
+            seed=self.spec.seed,
+        )
+
+    @cached_property
+    def base(self) -> BaseModel:
+        return find_base_model(self.plan.base_model or self.spec.base.name)
+
+    @cached_property
+    def model(self) -> PeftModel:
+        """Plain LoRA, into which versions are loaded."""
+        return lora_model(self.base, self.spec, len(self.task.labels))
+
+    def _client(self) -> Client:
+        def waiting(seconds: float) -> None:
+            self._now(detail=f"waiting for the coordinator ({seconds:.0f} s)")
+
+        return Client(self.plan.address, patience_seconds=self.plan.patience_seconds, waiting=waiting)
+
+    def _join(self) -> pb.Verdict | None:
+        self._now("joining")
+        self.spec = self.client.describe()
+        self.home.must_not_belong_elsewhere(self.spec.federation_id)
+        self._now("loading")
+        _ = self.task  # a mistake in the data must show before anything is joined
+        reply = self.client.join(
+            self.plan.worker, self.plan.task, self.home.federation_id(), self.base.fingerprint
+        )
+        self.home.belong_to(reply.federation_id)
+        self._now(incarnation=reply.incarnation, detail="")
+        return reply.learned if reply.HasField("learned") else None
+
+    def _learn_unless(self, learned: pb.Verdict | None) -> list[Parcel]:
+        here = learned and learned.outcome in (pb.OUTCOME_QUEUED, pb.OUTCOME_MERGED)
+        return [] if here and not self.plan.learn_again else [self._learn()]
+
+    def _learn(self) -> Parcel:
+        self._now("fetching")
+        manifest, basis = self._fetch(None)
+        self._now("fitting", fraction=0.0, base_version=manifest.version)
+        fitted = fit(
+            self.base,
+            self.spec,
+            basis,
+            self.task,
+            progress=lambda done, total: self._now(fraction=done / total),
+            pause_seconds=self.plan.pause_seconds,
+        )
+        self.model = fitted.model
+        logits = self._logits()
+        update = append(basis, fitted.adapter, tolerance=self.spec.tolerance).update
+        blob = encode_update(update)
+        measured = {
+            "accuracy_when_learned": accuracy(logits, self.task.test),
+            "train_examples": float(len(self.task.train)),
+            "steps": float(fitted.steps),
+            "fit_seconds": fitted.seconds,
+        }
+        return self.home.outbox.put(
+            self.plan.task, manifest.version, blob, digest_of(blob), self.task.labels, measured, logits
+        )
+
+    def _deliver(self, parcel: Parcel) -> None:
+        """Submit, wait for the verdict, check that the function kept is the function trained."""
+        self._now("sending", update_id=parcel.header.update_id)
+        try:
+            receipt = self.client.submit(self._header(parcel), parcel.blob())
+        except Refusal:
+            kept = self.home.set_aside(parcel)
+            self._now("refused", detail=f"kept in {kept}")
+            raise
+        self._now("waiting for the merge", detail="")
+        verdict = self._verdict(receipt)
+        if verdict.outcome == pb.OUTCOME_SKIPPED:
+            self.home.set_aside(parcel)
+            raise Refusal(f"update {parcel.header.update_id} was received but could not be merged: {verdict.reason}")
+        self._evaluate(verdict.version, parcel.header.metrics, parcel.trained_logits())
+        self.home.outbox.done(parcel)
+
+    def _verdict(self, receipt: pb.Receipt) -> pb.Verdict:
+        if not self.watcher.wait(lambda n: n.consumed_position >= receipt.position, VERDICT_SECONDS_MAX):
+            raise WorkerError(f"no verdict on {receipt.update_id} after {VERDICT_SECONDS_MAX:.0f} s: it is safe; come back later")
+        return self.client.story(receipt.update_id).verdict
+
+    def _follow(self) -> None:
+        """Evaluate each new version, or only the last, until it is time to go."""
+        while True:
+            last = not self._stay()
+            newest = self.watcher.newest
+            due = newest.version > self.progress.version and (last or self.plan.evaluate_every)
+            if due:
+                self._evaluate(newest.version)
+            elif last:
+                return
+            else:
+                self._now("watching")
+                seen = newest.version
+                self.watcher.wait(lambda n, seen=seen: n.version > seen, POLL_SECONDS)
+
+    def _evaluate(
+        self, version: int, measured: dict[str, float] | None = None, trained: Tensor | None = None
+    ) -> None:
+        """Measure this task on a version, and report it."""
+        self._now("evaluating")
+        manifest, basis = self._fetch(version, self.plan.task)
+        self._load(manifest, basis)
+        logits = self._logits()
+        found = {"accuracy": accuracy(logits, self.task.test)}
+        if measured is not None:
+            found["accuracy_when_learned"] = measured["accuracy_when_learned"]
+        if trained is not None and trained.shape == logits.shape:
+            found["logits_difference"] = largest_difference(trained, logits)
+        self.client.report(self.plan.worker, self.progress.incarnation, self.plan.task, version, found)
+        self._now(version=version, accuracy=found["accuracy"])
+
+    def _load(self, manifest: pb.Manifest, basis: Basis) -> None:
+        ref = manifest.tasks[0]
+        if tuple(ref.labels) != self.task.labels:
+            raise WorkerError(f"the federation knows {self.plan.task} with other labels than {self.plan.source} has")
+        attach(self.model, decode_entry(self._blob(ref.entry.digest)).adapter(basis))
+
+    def _fetch(self, version: int | None, *tasks: str) -> tuple[pb.Manifest, Basis]:
+        """A version's basis; only what is not on this disk yet travels."""
+        manifest, blobs = self.client.fetch(version, tasks=tasks, have=self.home.blobs.digests())
+        for digest, blob in blobs.items():
+            self.home.blobs.put(digest, blob)
+        return manifest, Basis(tuple(decode_block(self._blob(ref.digest)) for ref in manifest.blocks))
+
+    def _blob(self, digest: str) -> bytes:
+        blob = self.home.blobs.get(digest)
+        if blob is None:
+            raise WorkerError(f"blob {digest[:12]} in {self.plan.home} was damaged and is removed: start again")
+        return blob
+
+    def _logits(self) -> Tensor:
+        return logits_of(self.model, self.base.tokenizer, self.task.test, self.spec.recipe.tokens_max)
+
+    def _header(self, parcel: Parcel) -> pb.UpdateHeader:
+        return pb.UpdateHeader(
+            **parcel.header.model_dump(),
+            federation_id=self.spec.federation_id,
+            worker=self.plan.worker,
+            incarnation=self.progress.incarnation,
+            base_fingerprint=self.base.fingerprint,
+        )
+
+    def _now(self, stage: str = "", **changes: object) -> Progress:
+        if stage:
+            changes = {"stage": stage, **changes}
+        self.progress = replace(self.progress, **changes)  # type: ignore[arg-type]
+        self._tell(self.progress)
+        return self.progress

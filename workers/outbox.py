@@ -1,0 +1,105 @@
+"""The outbox: finished work stays on this disk until its story has ended. Durable before anything is sent.
+
+    OUTBOX/UPDATE_ID/header.json           written last: a folder without it is torn and is cleared away
+    OUTBOX/UPDATE_ID/update.safetensors    what is sent
+    OUTBOX/UPDATE_ID/trained.safetensors   logits of the function trained, to compare with the function kept
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from workers.errors import WorkerError
+
+
+class Header(BaseModel):
+    """What must be known to send an update again, word for word."""
+
+    update_id: str
+    task: str
+    base_version: int
+    digest: str
+    nbytes: int
+    labels: list[str]
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """One update in the outbox."""
+
+    folder: Path
+    header: Header
+
+    def blob(self) -> bytes:
+        return (self.folder / "update.safetensors").read_bytes()
+
+    def trained_logits(self) -> Tensor:
+        return load_file(self.folder / "trained.safetensors")["logits"]
+
+
+class Outbox:
+    def __init__(self, folder: Path):
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        for torn in folder.iterdir():
+            if torn.is_dir() and not (torn / "header.json").exists():
+                shutil.rmtree(torn)
+
+    def put(
+        self,
+        task: str,
+        base_version: int,
+        blob: bytes,
+        digest: str,
+        labels: Sequence[str],
+        metrics: Mapping[str, float],
+        logits: Tensor,
+    ) -> Parcel:
+        """Durable when it returns. Raises WorkerError, with nothing left behind, when the disk does not take it."""
+        header = Header(
+            update_id=uuid.uuid4().hex,
+            task=task,
+            base_version=base_version,
+            digest=digest,
+            nbytes=len(blob),
+            labels=list(labels),
+            metrics=dict(metrics),
+        )
+        folder = self.folder / header.update_id
+        try:
+            folder.mkdir()
+            _write(folder / "update.safetensors", blob)
+            _write(folder / "trained.safetensors", save({"logits": logits}))
+            _write(folder / "header.part", header.model_dump_json(indent=1).encode())
+            os.replace(folder / "header.part", folder / "header.json")
+        except OSError as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise WorkerError(f"cannot keep the result in {self.folder}: {error.strerror}") from None
+        return Parcel(folder, header)
+
+    def parcels(self) -> list[Parcel]:
+        """What is still on its way, oldest first."""
+        headers = sorted(self.folder.glob("*/header.json"), key=lambda path: path.stat().st_mtime)
+        return [Parcel(p.parent, Header.model_validate_json(p.read_bytes())) for p in headers]
+
+    def done(self, parcel: Parcel) -> None:
+        """Its story has ended well: it may go."""
+        (parcel.folder / "header.json").unlink()
+        shutil.rmtree(parcel.folder)
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())

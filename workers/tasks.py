@@ -1,0 +1,120 @@
+"""Tasks: text classification from a folder of CSV or JSON lines, or from the `datasets` library.
+
+A folder holds train.csv and test.csv (or .jsonl), each with the fields `text` and `label`. Labels are read
+as text; their order in the head is their sorted order.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from workers.errors import WorkerError
+
+HUB_PREFIX = "hf:"
+SPLITS = ("train", "test")
+FIELD_CHARACTERS_MAX = 1_000_000
+
+Example = tuple[str, int]
+"""(text, index of its label)."""
+
+
+@dataclass(frozen=True)
+class TaskData:
+    name: str
+    labels: tuple[str, ...]
+    train: tuple[Example, ...]
+    test: tuple[Example, ...]
+
+
+def load_task(
+    name: str, source: str, *, train_examples_max: int = 0, test_examples_max: int = 0, seed: int = 0
+) -> TaskData:
+    """Read a task. `source` is a folder, or `hf:DATASET` or `hf:DATASET:CONFIG`. 0 examples: all there are.
+
+    A limit keeps a random choice that depends on the seed only. Raises WorkerError for anything missing.
+    """
+    read = _from_hub if source.startswith(HUB_PREFIX) else _from_folder
+    train, test = (read(source, split) for split in SPLITS)
+    labels = tuple(sorted({label for _, label in train}))
+    if len(labels) < 2:
+        raise WorkerError(f"{source}: the train split has only the label {labels[0]!r}; a task needs two or more")
+    if unknown := sorted({label for _, label in test} - set(labels)):
+        raise WorkerError(f"{source}: the test split has the label {unknown[0]!r}, which the train split never shows")
+    index = {label: i for i, label in enumerate(labels)}
+    chosen = (
+        tuple((text, index[label]) for text, label in _choice(rows, limit, seed))
+        for rows, limit in ((train, train_examples_max), (test, test_examples_max))
+    )
+    return TaskData(name, labels, *chosen)
+
+
+def tasks_in(folder: Path) -> list[str]:
+    """Names of the sub-folders that are tasks. Raises WorkerError when there is none."""
+    if not folder.is_dir():
+        raise WorkerError(f"{folder} is not a folder: name one that holds a sub-folder for each task")
+    found = sorted(p.name for p in folder.iterdir() if p.is_dir() and _split_file(p, "train"))
+    if not found:
+        raise WorkerError(f"no sub-folder of {folder} has a train.csv or train.jsonl")
+    return found
+
+
+def _choice(rows: list[tuple[str, str]], limit: int, seed: int) -> list[tuple[str, str]]:
+    return rows if not limit or limit >= len(rows) else random.Random(seed).sample(rows, limit)
+
+
+def _from_folder(source: str, split: str) -> list[tuple[str, str]]:
+    folder = Path(source)
+    if not folder.is_dir():
+        raise WorkerError(f"there is no folder {folder}: name one with train.csv and test.csv, or {HUB_PREFIX}DATASET")
+    file = _split_file(folder, split)
+    if file is None:
+        raise WorkerError(f"{folder} has no {split}.csv and no {split}.jsonl")
+    try:
+        with file.open(encoding="utf-8", newline="") as lines:
+            rows = _csv_rows(lines) if file.suffix == ".csv" else map(json.loads, filter(str.strip, lines))
+            return _examples(str(file), rows)
+    except (UnicodeDecodeError, csv.Error, json.JSONDecodeError) as error:
+        raise WorkerError(f"{file} cannot be read: {error}") from None
+
+
+def _csv_rows(lines: Iterable[str]) -> Iterable[Mapping[str, str]]:
+    csv.field_size_limit(FIELD_CHARACTERS_MAX)
+    return csv.DictReader(lines)
+
+
+def _split_file(folder: Path, split: str) -> Path | None:
+    return next((p for s in (".csv", ".jsonl") if (p := folder / f"{split}{s}").is_file()), None)
+
+
+def _examples(where: str, rows: Iterable[Mapping[str, object]]) -> list[tuple[str, str]]:
+    examples = []
+    for number, row in enumerate(rows, start=1):
+        for field in ("text", "label"):
+            if not isinstance(row, Mapping) or row.get(field) is None:
+                raise WorkerError(f"{where}: row {number} has no field {field!r}")
+        examples.append((str(row["text"]), str(row["label"])))
+    if not examples:
+        raise WorkerError(f"{where} has no examples")
+    return examples
+
+
+def _from_hub(source: str, split: str) -> list[tuple[str, str]]:
+    try:
+        import datasets
+    except ImportError:
+        raise WorkerError(f"{source} needs the datasets library: pip install 'fedshare[hub]'") from None
+    name, _, config = source.removeprefix(HUB_PREFIX).partition(":")
+    try:
+        rows = datasets.load_dataset(name, config or None, split=split)
+    except (OSError, ValueError) as error:
+        first_line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise WorkerError(f"{source}: the {split} split cannot be loaded: {first_line}") from None
+    names = getattr(rows.features.get("label"), "names", None)
+    if names:
+        rows = ({**row, "label": names[row["label"]]} for row in rows)
+    return _examples(f"{source} ({split})", rows)
