@@ -10,6 +10,8 @@ import signal
 from pathlib import Path
 from time import time
 
+import torch
+
 from coordinator.broadcast import Broadcast
 from coordinator.catalog import Catalog
 from coordinator.errors import CoordinatorError
@@ -25,12 +27,16 @@ from protos.fedshare.v1.federation_pb2 import FederationSpec
 
 log = logging.getLogger(__name__)
 
+MERGE_THREADS = 1
+"""A merge is many small matrices: more threads than free cores make it up to a hundred times slower."""
+
 
 def serve(
     folder: Path, wanted: FederationSpec | None, *, host: str, port: int, lineage: bool = True, tracking_uri: str = ""
 ) -> None:
     """Run until SIGINT or SIGTERM. Raises CoordinatorError when it cannot start."""
     _must_be_loopback(host)
+    torch.set_num_threads(MERGE_THREADS)
     with open_home(folder, wanted) as home:
         asyncio.run(_serve(home, host, port, lineage, tracking_uri))
 

@@ -31,6 +31,7 @@ for group in (federate, ask, export):
 def main() -> None:
     """Run the command line. A user's mistake is one sentence on stderr and exit code 2."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what it has to say, we say in one sentence
     try:
         app(standalone_mode=True)
     except Exception as error:

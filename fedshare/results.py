@@ -107,8 +107,9 @@ def draw(results: Results, file: Path) -> Path:
     for task, values in sorted(results.accuracy_by_version.items(), key=lambda item: min(item[1])):
         versions = sorted(values)
         axes.plot(versions, [100 * values[v] for v in versions], marker="o", markersize=4, label=task)
-    axes.set(xlabel="version", ylabel="accuracy on the task's test split, %", title=f"{results.name}: nothing is forgotten")
+    axes.set(xlabel="version", ylabel="accuracy on the task's test split, %", title=f"{results.name}: accuracy over versions")
     axes.set_xticks(range(results.head + 1))
+    axes.set_ylim(top=102)
     axes.grid(alpha=0.3)
     if results.accuracy_by_version:
         axes.legend(fontsize="small", loc="lower left", bbox_to_anchor=(1, 0))

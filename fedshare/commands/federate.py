@@ -107,9 +107,8 @@ def demo(
     from fedshare.demo.plan import prepare
     from fedshare.federation_file import read_federation_file, with_sources
 
-    folder = home or Path("demo-home")
-    file, accidents = prepare(folder, seed)
-    _run(file, with_sources(read_federation_file(file), file.parent), folder, accidents, "", as_json)
+    file, accidents = prepare(home, seed)
+    _run(file, with_sources(read_federation_file(file), file.parent), file.parent, accidents, "", as_json)
 
 
 def _run(

@@ -28,8 +28,8 @@ PATIENCE = 1000
 class Generator:
     """A task: what it asks, the words that stand for each label, and the forms of its sentences.
 
-    In a form ``{this}`` is a word for the right label and ``{other}`` a word for another label; ``{slot}`` and
-    ``{slot2}`` are two different words from the list of that name.
+    In a form ``{this}`` is a word for the right label and ``{other}`` a word for another label;
+    ``{slot}`` and ``{slot2}`` are two different words from the list of that name.
     """
 
     asks: str
@@ -55,13 +55,17 @@ def _literal(text: str) -> dict[str, list[str]]:
     return {word: [word] for word in text.split()}
 
 
-NAMES = _words("anna ben carl dora emma fred gina hugo iris jack kate liam mary nina oscar paul rosa sam tina")
+NAMES = _words(
+    "anna ben carl dora emma fred gina hugo iris jack kate liam mary nina oscar paul rosa sam tina"
+)
 
 DEMO_TASKS: dict[str, Generator] = {
     "agent": Generator(
         asks="Who acts, the person or the animal?",
         labels={
-            "person": _words("nurse farmer pilot teacher lawyer baker sailor doctor singer painter judge poet"),
+            "person": _words(
+                "nurse farmer pilot teacher lawyer baker sailor doctor singer painter judge poet"
+            ),
             "animal": _words("dog cat horse goat fox bear wolf pig duck rabbit monkey tiger"),
         },
         forms=["the {this} {verb} the {other}", "the {other} was {verb} by the {this}"],
@@ -145,10 +149,10 @@ DEMO_TASKS: dict[str, Generator] = {
 def generate(
     name: str, seed: int, train_examples: int, test_examples: int
 ) -> tuple[list[Example], list[Example]]:
-    """Train and test examples as (text, label), shuffled; no sentence twice; the same for the same arguments.
+    """Train and test examples as (text, label): shuffled, no sentence twice, the same for the same arguments.
 
-    Both parts come from one grammar and have the labels in equal numbers. Test sentences draw on all its words,
-    train sentences on all but the held-out ones, so part of the test is on words never seen in training.
+    Both parts come from one grammar and have the labels in equal numbers, give or take one. Test sentences
+    draw on all its words, train sentences on all but the held-out ones: part of the test is on new words.
     """
     task, rng = DEMO_TASKS[name], Random(f"{name}/{seed}")
     every = {key: rng.sample(words, len(words)) for key, words in {**task.labels, **task.slots}.items()}
