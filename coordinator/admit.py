@@ -68,7 +68,9 @@ def header(spec: pb.FederationSpec, header: pb.UpdateHeader) -> None:
     base_model(spec, header.base_fingerprint)
     metrics(header.metrics)
     if len(header.labels) > LABELS_MAX:
-        raise Refused(pb.OUTCOME_REFUSED_MALFORMED, f"{len(header.labels)} labels; at most {LABELS_MAX} are kept")
+        raise Refused(
+            pb.OUTCOME_REFUSED_MALFORMED, f"{len(header.labels)} labels; at most {LABELS_MAX} are kept"
+        )
     if not 0 < header.nbytes <= update_bytes_max(spec):
         raise Refused(
             pb.OUTCOME_REFUSED_TOO_LARGE,
@@ -89,7 +91,9 @@ def update(spec: pb.FederationSpec, update: Update, base: Basis) -> None:
         K, L = widths.get(module, (0, 0))
         if new := update.block.get(module):
             if (new.out_NK.shape[0], new.in_DL.shape[0]) != (N, D):
-                _wrong_shape(module, f"new directions for {new.out_NK.shape[0]} x {new.in_DL.shape[0]}, not {N} x {D}")
+                _wrong_shape(
+                    module, f"new directions for {new.out_NK.shape[0]} x {new.in_DL.shape[0]}, not {N} x {D}"
+                )
             K, L = K + new.widths[0], L + new.widths[1]
         if coefficients[module].widths != (K, L):
             _wrong_shape(module, f"coefficients for {coefficients[module].widths} columns, not {(K, L)}")

@@ -88,7 +88,13 @@ class Catalog:
         return [TaskBlob(r.task, BlobName(r.digest, r.nbytes), r.version_from, r.labels) for r in rows]
 
     def publish(
-        self, parent: Version, record: Record, block: BlobName | None, entry: BlobName, labels: Iterable[str], at: float
+        self,
+        parent: Version,
+        record: Record,
+        block: BlobName | None,
+        entry: BlobName,
+        labels: Iterable[str],
+        at: float,
     ) -> Version:
         """The new head, durable and visible when this returns. Its blobs must be on disk already."""
         number = parent.version + 1
@@ -100,7 +106,9 @@ class Catalog:
             _insert_version(connection, version, record.position)
             if block:
                 connection.execute(
-                    insert(blocks).values(generation=version.generation, ordinal=parent.blocks, **asdict(block))
+                    insert(blocks).values(
+                        generation=version.generation, ordinal=parent.blocks, **asdict(block)
+                    )
                 )
             connection.execute(
                 update(entries)
@@ -108,7 +116,9 @@ class Catalog:
                 .values(version_until=number)
             )
             connection.execute(
-                insert(entries).values(version_from=number, task=record.task, labels=list(labels), **asdict(entry))
+                insert(entries).values(
+                    version_from=number, task=record.task, labels=list(labels), **asdict(entry)
+                )
             )
             decide(connection, record.position, OUTCOME_MERGED, number, "", at)
         return version

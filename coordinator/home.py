@@ -1,8 +1,8 @@
 """A coordinator's home: one folder, one federation, one coordinator at a time.
 
-    HOME/journal.sqlite   tables.py          HOME/blobs/    blobs.py
-    HOME/lineage/         MLflow's store     HOME/lock      held while a coordinator runs
-    HOME/address          host:port of the running coordinator
+HOME/journal.sqlite   tables.py          HOME/blobs/    blobs.py
+HOME/lineage/         MLflow's store     HOME/lock      held while a coordinator runs
+HOME/address          host:port of the running coordinator
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ def open_home(folder: Path, wanted: FederationSpec | None = None) -> Home:
         lock = FileLock(folder / "lock")
         lock.acquire(timeout=0)
     except Timeout:
-        raise CoordinatorError(f"another coordinator is running on {folder}: stop it, or use another --home") from None
+        raise CoordinatorError(
+            f"another coordinator is running on {folder}: stop it, or use another --home"
+        ) from None
     except OSError as error:
         raise CoordinatorError(f"cannot use {folder} as a home: {error.strerror or error}") from None
     try:
@@ -68,7 +70,9 @@ def open_home(folder: Path, wanted: FederationSpec | None = None) -> Home:
 
 def _locked_home(folder: Path, wanted: FederationSpec | None, lock: FileLock) -> Home:
     if wanted is None and not (folder / "journal.sqlite").exists():
-        raise CoordinatorError(f"{folder} is not a coordinator's home yet: name a federation file to make it one")
+        raise CoordinatorError(
+            f"{folder} is not a coordinator's home yet: name a federation file to make it one"
+        )
     try:
         engine = tables.open_database(folder / "journal.sqlite")
         spec = _stored_spec(engine, folder)
@@ -87,7 +91,9 @@ def _stored_spec(engine: Engine, folder: Path) -> FederationSpec | None:
     if row is None:
         return None
     if row.schema != tables.SCHEMA:
-        raise CoordinatorError(f"{folder} was made by another release (schema {row.schema}, this one has {tables.SCHEMA})")
+        raise CoordinatorError(
+            f"{folder} was made by another release (schema {row.schema}, this one has {tables.SCHEMA})"
+        )
     return json_format.Parse(row.spec, FederationSpec())
 
 

@@ -39,7 +39,12 @@ class Announcement:
 
 class Integrator:
     def __init__(
-        self, journal: Journal, catalog: Catalog, blobs: Blobs, tolerance: float, announce: Callable[[Announcement], None]
+        self,
+        journal: Journal,
+        catalog: Catalog,
+        blobs: Blobs,
+        tolerance: float,
+        announce: Callable[[Announcement], None],
     ):
         self._journal, self._catalog, self._blobs = journal, catalog, blobs
         self._tolerance, self._announce = tolerance, announce

@@ -98,7 +98,12 @@ class Journal:
         with self._engine.connect() as connection:
             decided = {outcome: count for outcome, count in connection.execute(query).all()}
             total = connection.execute(select(func.count()).select_from(journal)).scalar_one()
-        return {OUTCOME_MERGED: 0, OUTCOME_SKIPPED: 0, **decided, OUTCOME_QUEUED: total - sum(decided.values())}
+        return {
+            OUTCOME_MERGED: 0,
+            OUTCOME_SKIPPED: 0,
+            **decided,
+            OUTCOME_QUEUED: total - sum(decided.values()),
+        }
 
     def newest(self, worker: str, task: str) -> Decision | None:
         """What became of the newest update of this worker for this task."""

@@ -56,7 +56,10 @@ class Lineage:
             folder.mkdir(parents=True, exist_ok=True)
         self._name, self._federation_id = home.spec.name, home.spec.federation_id
         self._catalog, self._measured = catalog, measured
-        self._versions, self._measurements = _Cursor(home, "lineage/versions"), _Cursor(home, "lineage/metrics")
+        self._versions, self._measurements = (
+            _Cursor(home, "lineage/versions"),
+            _Cursor(home, "lineage/metrics"),
+        )
         self._wake, self._stopping = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="lineage", daemon=True)
 
@@ -116,7 +119,9 @@ class _Cursor:
 
     def get(self) -> int:
         with self._engine.connect() as connection:
-            found = connection.execute(select(cursors.c.position).where(cursors.c.name == self._name)).scalar()
+            found = connection.execute(
+                select(cursors.c.position).where(cursors.c.name == self._name)
+            ).scalar()
         return found or 0
 
     def set(self, position: int) -> None:
@@ -148,7 +153,9 @@ class _Store:
             "fedshare.update_id": r.update_id,
             "fedshare.base_version": str(r.base_version),
         }
-        run_id = self._run(self._versions, {"fedshare.version": tags["fedshare.version"]}, f"v{version.version} {r.task}")
+        run_id = self._run(
+            self._versions, {"fedshare.version": tags["fedshare.version"]}, f"v{version.version} {r.task}"
+        )
         values = {
             "relative_error": r.relative_error,
             "relative_error_max": r.relative_error_max,
@@ -173,9 +180,13 @@ class _Store:
 
         by_source: dict[tuple[str, str], list[Metric]] = {}
         for m in measurements:
-            by_source.setdefault((m.worker, m.task), []).append(Metric(m.name, m.value, int(m.at * 1000), m.version))
+            by_source.setdefault((m.worker, m.task), []).append(
+                Metric(m.name, m.value, int(m.at * 1000), m.version)
+            )
         for (worker, task), metrics in by_source.items():
-            run_id = self._run(self._workers, {"fedshare.worker": worker, "fedshare.task": task}, f"{task}@{worker}")
+            run_id = self._run(
+                self._workers, {"fedshare.worker": worker, "fedshare.task": task}, f"{task}@{worker}"
+            )
             self._client.log_batch(run_id, metrics=metrics)
 
     def _experiment(self, name: str, artifacts: str | None) -> str:

@@ -32,7 +32,13 @@ MERGE_THREADS = 1
 
 
 def serve(
-    folder: Path, wanted: FederationSpec | None, *, host: str, port: int, lineage: bool = True, tracking_uri: str = ""
+    folder: Path,
+    wanted: FederationSpec | None,
+    *,
+    host: str,
+    port: int,
+    lineage: bool = True,
+    tracking_uri: str = "",
 ) -> None:
     """Run until SIGINT or SIGTERM. Raises CoordinatorError when it cannot start."""
     _must_be_loopback(host)
@@ -55,7 +61,9 @@ async def _serve(home: Home, host: str, port: int, with_lineage: bool, tracking_
     integrator = Integrator(journal, catalog, home.blobs, home.spec.tolerance, announce)
     broadcast = Broadcast(integrator.announcement, asyncio.get_running_loop())
     receiver = Receiver(home.spec, journal, catalog, home.blobs, lambda: integrator.basis, integrator.wake)
-    service = Service(home.spec, members, journal, catalog, measured, home.blobs, receiver, broadcast, lineage)
+    service = Service(
+        home.spec, members, journal, catalog, measured, home.blobs, receiver, broadcast, lineage
+    )
     edge = Edge(service, host, port)
     await edge.start()
     integrator.start()

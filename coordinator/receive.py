@@ -46,7 +46,8 @@ class Receiver:
         base = self._catalog.get(header.base_version)
         if base is None:
             raise Refused(
-                pb.OUTCOME_REFUSED_BASE_VERSION, f"version {header.base_version} does not exist in this federation"
+                pb.OUTCOME_REFUSED_BASE_VERSION,
+                f"version {header.base_version} does not exist in this federation",
             )
         admit.update(self.spec, _decoded(blob), self._basis().prefix(base.blocks))
         try:
@@ -54,7 +55,9 @@ class Receiver:
             decision, repeated = self._journal.append(_submission(header), time())
         except (OSError, OperationalError) as error:
             if disk_is_full(error):
-                raise Refused(pb.OUTCOME_RETRY_DISK_FULL, "the coordinator's disk is full: nothing was kept") from None
+                raise Refused(
+                    pb.OUTCOME_RETRY_DISK_FULL, "the coordinator's disk is full: nothing was kept"
+                ) from None
             raise
         log.info("received update=%s position=%d task=%s worker=%s base=%d bytes=%d", header.update_id,
                  decision.position, header.task, header.worker, header.base_version, header.nbytes)  # fmt: skip

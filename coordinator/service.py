@@ -103,7 +103,9 @@ class Service(FederationServicer):
         return pb.LeaveReply()
 
     async def Story(self, request: pb.StoryRequest, context: Any) -> pb.StoryReply:
-        return await _answer(context, story.tell, request.update_id, self._journal, self._catalog, self._measured)
+        return await _answer(
+            context, story.tell, request.update_id, self._journal, self._catalog, self._measured
+        )
 
     async def Status(self, request: pb.StatusRequest, context: Any) -> pb.StatusReply:
         return await _answer(
@@ -163,7 +165,9 @@ class Edge:
         try:
             self.port = self._server.add_insecure_port(f"{host}:{port}")
         except RuntimeError:
-            raise CoordinatorError(f"cannot listen on {host}:{port}: the port is in use; choose another --port") from None
+            raise CoordinatorError(
+                f"cannot listen on {host}:{port}: the port is in use; choose another --port"
+            ) from None
 
     async def start(self) -> None:
         await self._server.start()
@@ -185,7 +189,9 @@ async def _answer(context: Any, call: Callable[..., Any], *args: object) -> Any:
 def _status(refused: Refused) -> grpc.StatusCode:
     if refused.outcome == pb.OUTCOME_REFUSED_MALFORMED:
         return grpc.StatusCode.INVALID_ARGUMENT
-    return grpc.StatusCode.UNAVAILABLE if is_transient(refused.outcome) else grpc.StatusCode.FAILED_PRECONDITION
+    return (
+        grpc.StatusCode.UNAVAILABLE if is_transient(refused.outcome) else grpc.StatusCode.FAILED_PRECONDITION
+    )
 
 
 async def _next(requests: AsyncIterator[pb.SubmitRequest]) -> pb.SubmitRequest:

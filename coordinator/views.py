@@ -63,7 +63,11 @@ def status(
         skipped=counts[pb.OUTCOME_SKIPPED],
         members=[
             pb.Member(
-                worker=m.worker, task=m.task, incarnation=m.incarnation, joined_at=m.joined_at, left_at=m.left_at or 0
+                worker=m.worker,
+                task=m.task,
+                incarnation=m.incarnation,
+                joined_at=m.joined_at,
+                left_at=m.left_at or 0,
             )
             for m in members.everyone()
         ],

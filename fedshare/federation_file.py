@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from fedshare.errors import UserError
 from protos.fedshare.v1 import federation_pb2 as pb
-from workers.base_model import MINILM, BaseModel as PretrainedModel, find_base_model
+from workers.base_model import MINILM, find_base_model
+from workers.base_model import BaseModel as PretrainedModel
 from workers.tasks import HUB_PREFIX, tasks_in
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,99}$")]

@@ -11,7 +11,8 @@ DEFAULT_PORT = 50051
 DEFAULT_COORDINATOR = f"127.0.0.1:{DEFAULT_PORT}"
 
 Coordinator = Annotated[
-    str, typer.Option("--coordinator", "-c", envvar="FEDSHARE_COORDINATOR", help="host:port of the coordinator.")
+    str,
+    typer.Option("--coordinator", "-c", envvar="FEDSHARE_COORDINATOR", help="host:port of the coordinator."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 Home = Annotated[Path | None, typer.Option(help="Folder that is kept between starts.")]

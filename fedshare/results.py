@@ -76,13 +76,23 @@ def collect(client: Client) -> Results:
 def table(results: Results) -> Table:
     shown = Table(title=f"federation {results.name}, version {results.head}", title_justify="left")
     shown.add_column("task")
-    for column in ("version", "accuracy when learned", "accuracy at the head", "bytes sent", "bytes as LoRA", "ratio"):
+    for column in (
+        "version",
+        "accuracy when learned",
+        "accuracy at the head",
+        "bytes sent",
+        "bytes as LoRA",
+        "ratio",
+    ):
         shown.add_column(column, justify="right")
     for t in results.tasks:
         learned, head = _percent(t.accuracy_when_learned), _percent(t.accuracy_at_head)
         shown.add_row(t.task, str(t.version), learned, head, *_bytes(t.bytes_sent, t.bytes_lora))
     shown.add_section()
-    means = [_mean(getattr(t, name) for t in results.tasks) for name in ("accuracy_when_learned", "accuracy_at_head")]
+    means = [
+        _mean(getattr(t, name) for t in results.tasks)
+        for name in ("accuracy_when_learned", "accuracy_at_head")
+    ]
     shown.add_row("mean, total", "", *map(_percent, means), *_bytes(results.bytes_sent, results.bytes_lora))
     return shown
 
@@ -107,7 +117,11 @@ def draw(results: Results, file: Path) -> Path:
     for task, values in sorted(results.accuracy_by_version.items(), key=lambda item: min(item[1])):
         versions = sorted(values)
         axes.plot(versions, [100 * values[v] for v in versions], marker="o", markersize=4, label=task)
-    axes.set(xlabel="version", ylabel="accuracy on the task's test split, %", title=f"{results.name}: accuracy over versions")
+    axes.set(
+        xlabel="version",
+        ylabel="accuracy on the task's test split, %",
+        title=f"{results.name}: accuracy over versions",
+    )
     axes.set_xticks(range(results.head + 1))
     axes.set_ylim(top=102)
     axes.grid(alpha=0.3)

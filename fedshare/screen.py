@@ -60,7 +60,13 @@ def _words(g: Glimpse) -> str:
 def _picture(view: View, total: int) -> Group:
     learned = sum(bool(g.progress.get("version")) for g in view.workers)
     table = Table(box=None, pad_edge=False, title_justify="left", expand=False)
-    for column, justify in (("worker", "left"), ("stage", "left"), ("fit", "left"), ("on version", "right"), ("accuracy", "right")):
+    for column, justify in (
+        ("worker", "left"),
+        ("stage", "left"),
+        ("fit", "left"),
+        ("on version", "right"),
+        ("accuracy", "right"),
+    ):
         table.add_column(column, justify=justify)  # type: ignore[arg-type]
     for g in view.workers:
         table.add_row(*_row(g))

@@ -83,9 +83,7 @@ def _append_module(
     core = torch.cat([P_KR, Y_out]) @ torch.cat([Q_LR, Y_in]).T
     new_out, new_in = _fewest(core, old.widths, factors.shape, tolerance)
     new = Directions(more_out[:, :new_out].float(), more_in[:, :new_in].float())
-    kept = Coefficients(
-        torch.cat([P_KR, Y_out[:new_out]]).float(), torch.cat([Q_LR, Y_in[:new_in]]).float()
-    )
+    kept = Coefficients(torch.cat([P_KR, Y_out[:new_out]]).float(), torch.cat([Q_LR, Y_in[:new_in]]).float())
     columns = old.then(new)
     report = ModuleReport(
         new_out, new_in, *columns.widths, difference_norm(whole, kept.read(columns)), norm(whole)

@@ -21,7 +21,7 @@ def balanced(factors: Factors) -> Factors:
     right_DR, inner_A = torch.linalg.qr(A_DR)
     U, S, Vh = torch.linalg.svd(inner_B @ inner_A.T)
     cutoff = torch.finfo(torch.float64).eps * max(factors.shape) * (S[0] if S.numel() else 0.0)
-    keep = max(1, int((S > cutoff).sum()))
+    keep = max(1, int((cutoff < S).sum()))
     root = S[:keep].sqrt()
     return Factors(left_NR @ U[:, :keep] * root, (right_DR @ Vh[:keep].T * root).T)
 

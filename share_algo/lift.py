@@ -27,5 +27,7 @@ def _read(module: str, coefficients: Coefficients, base: Basis, update: Update) 
         raise AlgebraError(f"{module}: coefficients without directions, in the base version or in the update")
     columns = base[module].then(new) if new and module in base else new or base[module]
     if coefficients.widths != columns.widths:
-        raise AlgebraError(f"{module}: coefficients for {coefficients.widths} columns, base and update have {columns.widths}")
+        raise AlgebraError(
+            f"{module}: coefficients for {coefficients.widths} columns, base and update have {columns.widths}"
+        )
     return coefficients.read(Directions(columns.out_NK, columns.in_DL))

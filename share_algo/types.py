@@ -1,9 +1,9 @@
 """The shapes of everything. All types are immutable; tensors in them are never written to.
 
-    Adapter   one task's LoRA, per module (Factors), and its head
-    Basis     a list of Blocks; a Block holds, per module, some new Directions (columns)
-    TaskEntry what one task owns inside a basis: Coefficients per module, and its head
-    Update    a TaskEntry together with the Directions that the basis it was made for lacks
+Adapter   one task's LoRA, per module (Factors), and its head
+Basis     a list of Blocks; a Block holds, per module, some new Directions (columns)
+TaskEntry what one task owns inside a basis: Coefficients per module, and its head
+Update    a TaskEntry together with the Directions that the basis it was made for lacks
 """
 
 from __future__ import annotations
@@ -113,7 +113,9 @@ class Basis:
             return Directions.none(N, D)
         if (found.out_NK.shape[0], found.in_DL.shape[0]) != (N, D):
             heights = (found.out_NK.shape[0], found.in_DL.shape[0])
-            raise AlgebraError(f"{module}: the update is {N} x {D}, the basis is for {heights[0]} x {heights[1]}")
+            raise AlgebraError(
+                f"{module}: the update is {N} x {D}, the basis is for {heights[0]} x {heights[1]}"
+            )
         return found
 
     def widths(self) -> dict[str, tuple[int, int]]:
@@ -163,8 +165,10 @@ class Coefficients:
         """The LoRA factors that these coordinates mean in a basis that is at least as wide."""
         K, L = self.widths
         have_K, have_L = directions.widths
-        if K > have_K or L > have_L:
-            raise AlgebraError(f"coefficients for {K} and {L} columns, but the basis has {have_K} and {have_L}")
+        if have_K < K or have_L < L:
+            raise AlgebraError(
+                f"coefficients for {K} and {L} columns, but the basis has {have_K} and {have_L}"
+            )
         columns = directions.first(K, L)
         return Factors(columns.out_NK @ self.P_KR, (columns.in_DL @ self.Q_LR).T)
 

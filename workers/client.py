@@ -10,7 +10,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar
 
 import grpc
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception_type,
+    stop_after_delay,
+    wait_random_exponential,
+)
 
 from protos.chunks import CHUNK_BYTES_MAX, Joiner, cut
 from protos.fedshare.v1 import federation_pb2 as pb
@@ -101,7 +107,9 @@ class Client:
         )
         return self._patiently(lambda: _received(self._stub.Fetch(request, timeout=TRANSFER_SECONDS_MAX)))
 
-    def report(self, worker: str, incarnation: int, task: str, version: int, metrics: Mapping[str, float]) -> None:
+    def report(
+        self, worker: str, incarnation: int, task: str, version: int, metrics: Mapping[str, float]
+    ) -> None:
         request = pb.ReportRequest(
             worker=worker, incarnation=incarnation, task=task, version=version, metrics=metrics
         )
@@ -155,7 +163,9 @@ class Client:
 def _translated(error: grpc.RpcError, address: str) -> WorkerError:
     """The one place where gRPC's errors become ours."""
     if error.code() in AWAY:
-        return CoordinatorAway(f"no coordinator answers at {address}: start it, or name another --coordinator")
+        return CoordinatorAway(
+            f"no coordinator answers at {address}: start it, or name another --coordinator"
+        )
     if error.code() in (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.INVALID_ARGUMENT):
         return Refusal(error.details())
     return WorkerError(f"the coordinator at {address} failed ({error.code().name}): {error.details()}")
@@ -180,4 +190,3 @@ def _received(replies: Iterator[pb.FetchReply]) -> tuple[pb.Manifest, dict[str, 
             blobs[joiner.digest] = joiner.blob()
             joiner = None
     return manifest, blobs
-

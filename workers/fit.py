@@ -74,7 +74,12 @@ def lora_model(base: BaseModel, spec: FederationSpec, labels: int) -> PeftModel:
 
 
 def train(
-    model: PeftModel, base: BaseModel, recipe: Recipe, examples: Sequence[Example], seed: int, callback: TrainerCallback
+    model: PeftModel,
+    base: BaseModel,
+    recipe: Recipe,
+    examples: Sequence[Example],
+    seed: int,
+    callback: TrainerCallback,
 ) -> int:
     """Train whatever requires a gradient; returns the number of steps."""
     rows = _encoded(base, examples, recipe.tokens_max)

@@ -1,8 +1,8 @@
 """A worker's home: one folder, one federation, one worker at a time.
 
-    HOME/federation    id of the federation that it belongs to, from its first join on
-    HOME/outbox/       outbox.py         HOME/blobs/    blobs of versions, by digest: fetched once
-    HOME/refused/      updates that the coordinator refused       HOME/lock     held while a worker lives here
+HOME/federation    id of the federation that it belongs to, from its first join on
+HOME/outbox/       outbox.py         HOME/blobs/    blobs of versions, by digest: fetched once
+HOME/refused/      updates that the coordinator refused       HOME/lock     held while a worker lives here
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ class Home:
             self.outbox = Outbox(self.folder / "outbox")
             self.blobs = BlobCache(self.folder / "blobs")
         except Timeout:
-            raise WorkerError(f"another worker lives in {self.folder}: stop it, or use another --home") from None
+            raise WorkerError(
+                f"another worker lives in {self.folder}: stop it, or use another --home"
+            ) from None
         except OSError as error:
             raise WorkerError(f"cannot use {self.folder} as a home: {error.strerror or error}") from None
         return self

@@ -175,13 +175,17 @@ class Life:
         verdict = self._verdict(receipt)
         if verdict.outcome == pb.OUTCOME_SKIPPED:
             self.home.set_aside(parcel)
-            raise Refusal(f"update {parcel.header.update_id} was received but could not be merged: {verdict.reason}")
+            raise Refusal(
+                f"update {parcel.header.update_id} was received but could not be merged: {verdict.reason}"
+            )
         self._evaluate(verdict.version, parcel.header.metrics, parcel.trained_logits())
         self.home.outbox.done(parcel)
 
     def _verdict(self, receipt: pb.Receipt) -> pb.Verdict:
         if not self.watcher.wait(lambda n: n.consumed_position >= receipt.position, VERDICT_SECONDS_MAX):
-            raise WorkerError(f"no verdict on {receipt.update_id} after {VERDICT_SECONDS_MAX:.0f} s: it is safe; come back later")
+            raise WorkerError(
+                f"no verdict on {receipt.update_id} after {VERDICT_SECONDS_MAX:.0f} s: it is safe; come back later"
+            )
         return self.client.story(receipt.update_id).verdict
 
     def _follow(self) -> None:
@@ -218,7 +222,9 @@ class Life:
     def _load(self, manifest: pb.Manifest, basis: Basis) -> None:
         ref = manifest.tasks[0]
         if tuple(ref.labels) != self.task.labels:
-            raise WorkerError(f"the federation knows {self.plan.task} with other labels than {self.plan.source} has")
+            raise WorkerError(
+                f"the federation knows {self.plan.task} with other labels than {self.plan.source} has"
+            )
         attach(self.model, decode_entry(self._blob(ref.entry.digest)).adapter(basis))
 
     def _fetch(self, version: int | None, *tasks: str) -> tuple[pb.Manifest, Basis]:
@@ -231,7 +237,9 @@ class Life:
     def _blob(self, digest: str) -> bytes:
         blob = self.home.blobs.get(digest)
         if blob is None:
-            raise WorkerError(f"blob {digest[:12]} in {self.plan.home} was damaged and is removed: start again")
+            raise WorkerError(
+                f"blob {digest[:12]} in {self.plan.home} was damaged and is removed: start again"
+            )
         return blob
 
     def _logits(self) -> Tensor:

@@ -1,8 +1,8 @@
 """The outbox: finished work stays on this disk until its story has ended. Durable before anything is sent.
 
-    OUTBOX/UPDATE_ID/header.json           written last: a folder without it is torn and is cleared away
-    OUTBOX/UPDATE_ID/update.safetensors    what is sent
-    OUTBOX/UPDATE_ID/trained.safetensors   logits of the function trained, to compare with the function kept
+OUTBOX/UPDATE_ID/header.json           written last: a folder without it is torn and is cleared away
+OUTBOX/UPDATE_ID/update.safetensors    what is sent
+OUTBOX/UPDATE_ID/trained.safetensors   logits of the function trained, to compare with the function kept
 """
 
 from __future__ import annotations

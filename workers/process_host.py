@@ -6,7 +6,8 @@ from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress as Bar, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
 
 from workers.life import Life, Plan, Progress
 
@@ -21,7 +22,11 @@ def lead_here(plan: Plan, *, stay: bool, console: Console) -> dict[str, Any]:
         line = bar.add_task(plan.worker, total=1.0)
 
         def tell(progress: Progress) -> None:
-            bar.update(line, description=f"{plan.worker}: {progress.detail or progress.stage}", completed=progress.fraction)
+            bar.update(
+                line,
+                description=f"{plan.worker}: {progress.detail or progress.stage}",
+                completed=progress.fraction,
+            )
             words = _milestone(progress)
             if words and words not in said:
                 said.append(words)

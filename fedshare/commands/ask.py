@@ -16,7 +16,6 @@ from fedshare import options
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
-    from protos.fedshare.v1 import federation_pb2 as pb
 
 
 def add_to(app: typer.Typer) -> None:
@@ -24,7 +23,9 @@ def add_to(app: typer.Typer) -> None:
         app.command(rich_help_panel="Ask a coordinator")(command)
 
 
-def status(coordinator: options.Coordinator = options.DEFAULT_COORDINATOR, as_json: options.Json = False) -> None:
+def status(
+    coordinator: options.Coordinator = options.DEFAULT_COORDINATOR, as_json: options.Json = False
+) -> None:
     """Who is a member, how many updates are queued and merged, how much is kept."""
     with _client(coordinator) as client:
         reply = client.status()
@@ -34,7 +35,10 @@ def status(coordinator: options.Coordinator = options.DEFAULT_COORDINATOR, as_js
     console = Console()
     behind = f", {reply.lineage_behind} versions behind" if reply.lineage_behind else ""
     for name, value in (
-        ("federation", f"{reply.spec.name} ({reply.spec.federation_id[:8]}), base model {reply.spec.base.name}"),
+        (
+            "federation",
+            f"{reply.spec.name} ({reply.spec.federation_id[:8]}), base model {reply.spec.base.name}",
+        ),
         ("head", f"version {reply.head}"),
         ("updates", f"{reply.merged} merged, {reply.queued} queued, {reply.skipped} skipped"),
         ("kept", f"{reply.bytes_basis:,} bytes of basis, {reply.bytes_tasks:,} of coefficients and heads"),
@@ -48,14 +52,27 @@ def status(coordinator: options.Coordinator = options.DEFAULT_COORDINATOR, as_js
     console.print(_table(("worker", "task", "incarnation", "joined", "left"), rows))
 
 
-def versions(coordinator: options.Coordinator = options.DEFAULT_COORDINATOR, as_json: options.Json = False) -> None:
+def versions(
+    coordinator: options.Coordinator = options.DEFAULT_COORDINATOR, as_json: options.Json = False
+) -> None:
     """Every version: which task, from whom, on which base, at what error and size."""
     with _client(coordinator) as client:
         records = client.versions()
     if as_json:
         print(json.dumps([_as_dict(r) for r in records]))
         return
-    headings = ("version", "parent", "task", "worker", "base", "staleness", "relative error", "basis", "bytes sent", "made")
+    headings = (
+        "version",
+        "parent",
+        "task",
+        "worker",
+        "base",
+        "staleness",
+        "relative error",
+        "basis",
+        "bytes sent",
+        "made",
+    )
     rows = (
         (r.version, r.parent, r.task, r.worker, r.base_version, r.staleness, f"{r.relative_error:.1e}",
          f"{r.basis_out} + {r.basis_in}", f"{r.bytes_sent:,}", _time(r.created_at))
@@ -81,12 +98,16 @@ def show(
         console.print(f"{name:<20} {value}", highlight=False, soft_wrap=True)
     basis = sum(b.nbytes for b in manifest.blocks)
     console.print(f"\nbasis: {len(manifest.blocks)} blocks, {basis:,} bytes; tasks:", highlight=False)
-    rows = ((t.task, t.version, len(t.labels), f"{t.entry.nbytes:,}", t.entry.digest[:12]) for t in manifest.tasks)
+    rows = (
+        (t.task, t.version, len(t.labels), f"{t.entry.nbytes:,}", t.entry.digest[:12]) for t in manifest.tasks
+    )
     console.print(_table(("task", "since version", "labels", "bytes", "digest"), rows))
 
 
 def story(
-    update_id: Annotated[str, typer.Argument(help="Id of an update, or its first 6 or more digits.", metavar="ID")],
+    update_id: Annotated[
+        str, typer.Argument(help="Id of an update, or its first 6 or more digits.", metavar="ID")
+    ],
     coordinator: options.Coordinator = options.DEFAULT_COORDINATOR,
     as_json: options.Json = False,
 ) -> None:
@@ -121,13 +142,19 @@ def _as_dict(message: Message) -> dict[str, Any]:
     """With numbers as numbers: protobuf's own JSON writes 64-bit ones as text."""
     from google.protobuf import json_format
 
-    plain = json_format.MessageToDict(message, always_print_fields_with_no_presence=True, preserving_proto_field_name=True)
+    plain = json_format.MessageToDict(
+        message, always_print_fields_with_no_presence=True, preserving_proto_field_name=True
+    )
     return _numbers(plain, message)
 
 
 def _numbers(value: dict[str, Any], message: Message) -> dict[str, Any]:
     wide = {f.name for f in message.DESCRIPTOR.fields if f.cpp_type in (f.CPPTYPE_INT64, f.CPPTYPE_UINT64)}
-    nested = {f.name: f for f in message.DESCRIPTOR.fields if f.message_type and not f.message_type.GetOptions().map_entry}
+    nested = {
+        f.name: f
+        for f in message.DESCRIPTOR.fields
+        if f.message_type and not f.message_type.GetOptions().map_entry
+    }
     out = {k: int(v) if k in wide and isinstance(v, str) else v for k, v in value.items()}
     for name, field in nested.items():
         inner = getattr(message, name)

@@ -40,8 +40,16 @@ def export(
     ref = manifest.tasks[0]
     adapter = decode_entry(blobs[ref.entry.digest]).adapter(basis)
     save_adapter(adapter, folder, base_model=spec.base.name, labels=list(ref.labels))
-    said = {"task": task, "version": manifest.version, "folder": str(folder), "labels": list(ref.labels), "base_model": spec.base.name}
+    said = {
+        "task": task,
+        "version": manifest.version,
+        "folder": str(folder),
+        "labels": list(ref.labels),
+        "base_model": spec.base.name,
+    }
     if as_json:
         print(json.dumps(said))
     else:
-        Console().print(f"{task} of version {manifest.version} is in {folder} ({len(ref.labels)} labels)", highlight=False)
+        Console().print(
+            f"{task} of version {manifest.version} is in {folder} ({len(ref.labels)} labels)", highlight=False
+        )
