@@ -23,7 +23,8 @@ def name(what: str, value: str) -> None:
     if not NAME.fullmatch(value):
         raise Refused(
             pb.OUTCOME_REFUSED_MALFORMED,
-            f"{what} {value[:100]!r} is not a name: use 1 to 100 letters, digits, '.', '_' or '-', not starting with '.' or '-'",
+            f"{what} {value[:100]!r} is not a name: use 1 to 100 letters, digits, '.', '_' or '-',"
+            " not starting with '.' or '-'",
         )
 
 
@@ -31,7 +32,7 @@ def federation(spec: pb.FederationSpec, federation_id: str) -> None:
     if federation_id != spec.federation_id:
         raise Refused(
             pb.OUTCOME_REFUSED_FEDERATION,
-            f"this is the federation {spec.name!r} ({spec.federation_id[:8]}); the caller belongs to {federation_id[:8]!r}",
+            f"this is the federation {spec.name!r} ({spec.federation_id[:8]}), the caller's is {federation_id[:8]!r}",
         )
 
 
@@ -68,9 +69,7 @@ def header(spec: pb.FederationSpec, header: pb.UpdateHeader) -> None:
     base_model(spec, header.base_fingerprint)
     metrics(header.metrics)
     if len(header.labels) > LABELS_MAX:
-        raise Refused(
-            pb.OUTCOME_REFUSED_MALFORMED, f"{len(header.labels)} labels; at most {LABELS_MAX} are kept"
-        )
+        raise Refused(pb.OUTCOME_REFUSED_MALFORMED, f"{len(header.labels)} labels; at most {LABELS_MAX} are kept")
     if not 0 < header.nbytes <= update_bytes_max(spec):
         raise Refused(
             pb.OUTCOME_REFUSED_TOO_LARGE,
@@ -91,9 +90,7 @@ def update(spec: pb.FederationSpec, update: Update, base: Basis) -> None:
         K, L = widths.get(module, (0, 0))
         if new := update.block.get(module):
             if (new.out_NK.shape[0], new.in_DL.shape[0]) != (N, D):
-                _wrong_shape(
-                    module, f"new directions for {new.out_NK.shape[0]} x {new.in_DL.shape[0]}, not {N} x {D}"
-                )
+                _wrong_shape(module, f"new directions for {new.out_NK.shape[0]} x {new.in_DL.shape[0]}, not {N} x {D}")
             K, L = K + new.widths[0], L + new.widths[1]
         if coefficients[module].widths != (K, L):
             _wrong_shape(module, f"coefficients for {coefficients[module].widths} columns, not {(K, L)}")

@@ -1,4 +1,4 @@
-"""From the one writer's thread to all who watch, each at its own pace: a slow watcher misses notices, never the newest."""
+"""From the one writer's thread to all who watch: a slow watcher misses notices, never the newest."""
 
 from __future__ import annotations
 

@@ -99,16 +99,12 @@ class Catalog:
         """The new head, durable and visible when this returns. Its blobs must be on disk already."""
         number = parent.version + 1
         digest = _digest(parent.digest, number, record.update_id, block and block.digest, entry.digest)
-        version = Version(
-            number, parent.version, parent.generation, parent.blocks + bool(block), digest, at, record
-        )
+        version = Version(number, parent.version, parent.generation, parent.blocks + bool(block), digest, at, record)
         with self._writer.begin() as connection:
             _insert_version(connection, version, record.position)
             if block:
                 connection.execute(
-                    insert(blocks).values(
-                        generation=version.generation, ordinal=parent.blocks, **asdict(block)
-                    )
+                    insert(blocks).values(generation=version.generation, ordinal=parent.blocks, **asdict(block))
                 )
             connection.execute(
                 update(entries)
@@ -116,9 +112,7 @@ class Catalog:
                 .values(version_until=number)
             )
             connection.execute(
-                insert(entries).values(
-                    version_from=number, task=record.task, labels=list(labels), **asdict(entry)
-                )
+                insert(entries).values(version_from=number, task=record.task, labels=list(labels), **asdict(entry))
             )
             decide(connection, record.position, OUTCOME_MERGED, number, "", at)
         return version

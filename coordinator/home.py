@@ -56,9 +56,7 @@ def open_home(folder: Path, wanted: FederationSpec | None = None) -> Home:
         lock = FileLock(folder / "lock")
         lock.acquire(timeout=0)
     except Timeout:
-        raise CoordinatorError(
-            f"another coordinator is running on {folder}: stop it, or use another --home"
-        ) from None
+        raise CoordinatorError(f"another coordinator is running on {folder}: stop it, or use another --home") from None
     except OSError as error:
         raise CoordinatorError(f"cannot use {folder} as a home: {error.strerror or error}") from None
     try:
@@ -70,9 +68,7 @@ def open_home(folder: Path, wanted: FederationSpec | None = None) -> Home:
 
 def _locked_home(folder: Path, wanted: FederationSpec | None, lock: FileLock) -> Home:
     if wanted is None and not (folder / "journal.sqlite").exists():
-        raise CoordinatorError(
-            f"{folder} is not a coordinator's home yet: name a federation file to make it one"
-        )
+        raise CoordinatorError(f"{folder} is not a coordinator's home yet: name a federation file to make it one")
     try:
         engine = tables.open_database(folder / "journal.sqlite")
         spec = _stored_spec(engine, folder)

@@ -131,9 +131,7 @@ class Integrator:
             return self._head
         block = self._kept(encode_block(result.block)) if result.block else None
         entry = self._kept(encode_entry(result.entry))
-        head = self._catalog.publish(
-            self._head, result.record, block, entry, position.submission.labels, time()
-        )
+        head = self._catalog.publish(self._head, result.record, block, entry, position.submission.labels, time())
         log.info("merged update=%s position=%d version=%d task=%s error=%.1e basis=%d", update_id,
                  position.position, head.version, result.record.task, result.record.relative_error,
                  result.record.basis_out)  # fmt: skip

@@ -133,14 +133,10 @@ class Journal:
         return _decision(row) if row else None
 
 
-def decide(
-    connection: Connection, position: int, outcome: Outcome, version: int, reason: str, at: float
-) -> None:
+def decide(connection: Connection, position: int, outcome: Outcome, version: int, reason: str, at: float) -> None:
     """The one line that gives a verdict; a second verdict on a position is an IntegrityError."""
     connection.execute(
-        insert(verdicts).values(
-            position=position, outcome=outcome, version=version, reason=reason, decided_at=at
-        )
+        insert(verdicts).values(position=position, outcome=outcome, version=version, reason=reason, decided_at=at)
     )
 
 

@@ -119,9 +119,7 @@ class _Cursor:
 
     def get(self) -> int:
         with self._engine.connect() as connection:
-            found = connection.execute(
-                select(cursors.c.position).where(cursors.c.name == self._name)
-            ).scalar()
+            found = connection.execute(select(cursors.c.position).where(cursors.c.name == self._name)).scalar()
         return found or 0
 
     def set(self, position: int) -> None:
@@ -180,13 +178,9 @@ class _Store:
 
         by_source: dict[tuple[str, str], list[Metric]] = {}
         for m in measurements:
-            by_source.setdefault((m.worker, m.task), []).append(
-                Metric(m.name, m.value, int(m.at * 1000), m.version)
-            )
+            by_source.setdefault((m.worker, m.task), []).append(Metric(m.name, m.value, int(m.at * 1000), m.version))
         for (worker, task), metrics in by_source.items():
-            run_id = self._run(
-                self._workers, {"fedshare.worker": worker, "fedshare.task": task}, f"{task}@{worker}"
-            )
+            run_id = self._run(self._workers, {"fedshare.worker": worker, "fedshare.task": task}, f"{task}@{worker}")
             self._client.log_batch(run_id, metrics=metrics)
 
     def _experiment(self, name: str, artifacts: str | None) -> str:

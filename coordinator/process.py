@@ -61,9 +61,7 @@ async def _serve(home: Home, host: str, port: int, with_lineage: bool, tracking_
     integrator = Integrator(journal, catalog, home.blobs, home.spec.tolerance, announce)
     broadcast = Broadcast(integrator.announcement, asyncio.get_running_loop())
     receiver = Receiver(home.spec, journal, catalog, home.blobs, lambda: integrator.basis, integrator.wake)
-    service = Service(
-        home.spec, members, journal, catalog, measured, home.blobs, receiver, broadcast, lineage
-    )
+    service = Service(home.spec, members, journal, catalog, measured, home.blobs, receiver, broadcast, lineage)
     edge = Edge(service, host, port)
     await edge.start()
     integrator.start()

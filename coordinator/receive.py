@@ -1,4 +1,4 @@
-"""Upper half of the walk: from bytes to a receipt. Decode, admit, keep the blob, journal; then, and only then, say so."""
+"""Upper half of the walk: from bytes to a receipt. Decode, admit, keep the blob, journal; only then say so."""
 
 from __future__ import annotations
 
@@ -55,9 +55,7 @@ class Receiver:
             decision, repeated = self._journal.append(_submission(header), time())
         except (OSError, OperationalError) as error:
             if disk_is_full(error):
-                raise Refused(
-                    pb.OUTCOME_RETRY_DISK_FULL, "the coordinator's disk is full: nothing was kept"
-                ) from None
+                raise Refused(pb.OUTCOME_RETRY_DISK_FULL, "the coordinator's disk is full: nothing was kept") from None
             raise
         log.info("received update=%s position=%d task=%s worker=%s base=%d bytes=%d", header.update_id,
                  decision.position, header.task, header.worker, header.base_version, header.nbytes)  # fmt: skip

@@ -103,9 +103,7 @@ class Service(FederationServicer):
         return pb.LeaveReply()
 
     async def Story(self, request: pb.StoryRequest, context: Any) -> pb.StoryReply:
-        return await _answer(
-            context, story.tell, request.update_id, self._journal, self._catalog, self._measured
-        )
+        return await _answer(context, story.tell, request.update_id, self._journal, self._catalog, self._measured)
 
     async def Status(self, request: pb.StatusRequest, context: Any) -> pb.StatusReply:
         return await _answer(
@@ -189,9 +187,7 @@ async def _answer(context: Any, call: Callable[..., Any], *args: object) -> Any:
 def _status(refused: Refused) -> grpc.StatusCode:
     if refused.outcome == pb.OUTCOME_REFUSED_MALFORMED:
         return grpc.StatusCode.INVALID_ARGUMENT
-    return (
-        grpc.StatusCode.UNAVAILABLE if is_transient(refused.outcome) else grpc.StatusCode.FAILED_PRECONDITION
-    )
+    return grpc.StatusCode.UNAVAILABLE if is_transient(refused.outcome) else grpc.StatusCode.FAILED_PRECONDITION
 
 
 async def _next(requests: AsyncIterator[pb.SubmitRequest]) -> pb.SubmitRequest:

@@ -61,6 +61,4 @@ def _decided(decision: Decision, catalog: Catalog) -> Iterator[pb.StoryEvent]:
 def _measured(position: Position, decision: Decision, measured: Measured) -> Iterator[pb.StoryEvent]:
     for m in measured.of_task(position.submission.task):
         if m.worker == position.submission.worker and decision.version and m.version >= decision.version:
-            yield pb.StoryEvent(
-                at=m.at, what="reported", detail=f"{m.name} {m.value:.6g} on version {m.version}"
-            )
+            yield pb.StoryEvent(at=m.at, what="reported", detail=f"{m.name} {m.value:.6g} on version {m.version}")

@@ -45,9 +45,7 @@ def manifest(catalog: Catalog, request: pb.FetchRequest) -> pb.Manifest:
         generation=version.generation,
         digest=version.digest,
         blocks=[_ref(name) for name in catalog.blocks_of(version)],
-        tasks=[
-            pb.TaskRef(task=t.task, entry=_ref(t.blob), version=t.version, labels=t.labels) for t in wanted
-        ],
+        tasks=[pb.TaskRef(task=t.task, entry=_ref(t.blob), version=t.version, labels=t.labels) for t in wanted],
     )
 
 

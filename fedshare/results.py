@@ -89,20 +89,18 @@ def table(results: Results) -> Table:
         learned, head = _percent(t.accuracy_when_learned), _percent(t.accuracy_at_head)
         shown.add_row(t.task, str(t.version), learned, head, *_bytes(t.bytes_sent, t.bytes_lora))
     shown.add_section()
-    means = [
-        _mean(getattr(t, name) for t in results.tasks)
-        for name in ("accuracy_when_learned", "accuracy_at_head")
-    ]
+    means = [_mean(getattr(t, name) for t in results.tasks) for name in ("accuracy_when_learned", "accuracy_at_head")]
     shown.add_row("mean, total", "", *map(_percent, means), *_bytes(results.bytes_sent, results.bytes_lora))
     return shown
 
 
 def storage_sentence(results: Results) -> str:
-    everything = results.bytes_basis + results.bytes_tasks
+    """Both ways of counting: what each task adds, and everything that must be kept."""
+    own, everything = results.bytes_tasks, results.bytes_basis + results.bytes_tasks
     return (
-        f"kept for {len(results.tasks)} tasks: {results.bytes_tasks:,} bytes of coefficients and heads, {everything:,} with"
-        f" the basis; as one LoRA per task: {results.bytes_lora:,} ({results.bytes_lora / max(1, everything):.1f} times"
-        f" everything, {results.bytes_lora / max(1, results.bytes_tasks):.1f} times coefficients and heads)"
+        f"kept for {len(results.tasks)} tasks: {own:,} bytes of coefficients and heads, {everything:,} with the basis;"
+        f" one LoRA per task is {results.bytes_lora:,}: {results.bytes_lora / max(1, own):.1f} times"
+        f" the former, {results.bytes_lora / max(1, everything):.1f} times the latter"
     )
 
 

@@ -1,4 +1,4 @@
-"""`fedshare run`: one coordinator, one Ray actor for each task, until all tasks are learned and measured at the head."""
+"""`fedshare run`: one coordinator, one Ray actor for each task, until all are learned and measured at the head."""
 
 from __future__ import annotations
 

@@ -85,9 +85,7 @@ def _append_module(
     new = Directions(more_out[:, :new_out].float(), more_in[:, :new_in].float())
     kept = Coefficients(torch.cat([P_KR, Y_out[:new_out]]).float(), torch.cat([Q_LR, Y_in[:new_in]]).float())
     columns = old.then(new)
-    report = ModuleReport(
-        new_out, new_in, *columns.widths, difference_norm(whole, kept.read(columns)), norm(whole)
-    )
+    report = ModuleReport(new_out, new_in, *columns.widths, difference_norm(whole, kept.read(columns)), norm(whole))
     return new, kept, report
 
 

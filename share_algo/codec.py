@@ -42,13 +42,8 @@ def decode_entry(blob: bytes) -> TaskEntry:
 def decode_update(blob: bytes) -> Update:
     """Raises AlgebraError (the sender's fault) for anything that is not one of ours, whole and finite."""
     by_kind = _by_kind(blob)
-    block = {
-        m: Directions(out, inn)
-        for m, (out, inn) in _pairs(by_kind["out"], by_kind["in"], "out", "in").items()
-    }
-    coefficients = {
-        m: _coefficients(m, p, q) for m, (p, q) in _pairs(by_kind["P"], by_kind["Q"], "P", "Q").items()
-    }
+    block = {m: Directions(out, inn) for m, (out, inn) in _pairs(by_kind["out"], by_kind["in"], "out", "in").items()}
+    coefficients = {m: _coefficients(m, p, q) for m, (p, q) in _pairs(by_kind["P"], by_kind["Q"], "P", "Q").items()}
     return Update(block, TaskEntry(coefficients, by_kind["head"]))
 
 

@@ -101,9 +101,7 @@ def attach(model: PeftModel, adapter: Adapter, adapter_name: str = "default") ->
     for module, factors in adapter.factors.items():
         R = layers[module].r[adapter_name]
         if factors.rank > R:
-            raise AlgebraError(
-                f"{module}: an adapter of rank {factors.rank} does not fit a layer of rank {R}"
-            )
+            raise AlgebraError(f"{module}: an adapter of rank {factors.rank} does not fit a layer of rank {R}")
         pad = R - factors.rank
         B = nn.functional.pad(factors.B_NR, (0, pad)) / layers[module].scaling[adapter_name]
         state[f"{PREFIX}{module}.lora_B.weight"] = B
@@ -121,9 +119,7 @@ def lora_layers(model: PeftModel) -> Iterator[tuple[str, LoraLayer]]:
 
 def _side(key: str, frozen_NK: Tensor, new: int, R: int, like: Tensor, *, transpose: bool) -> _InSubspace:
     N, K = frozen_NK.shape
-    directions = (
-        torch.stack([_normal(f"{key}/{K + j}", N) for j in range(new)], 1) if new else torch.zeros(N, 0)
-    )
+    directions = torch.stack([_normal(f"{key}/{K + j}", N) for j in range(new)], 1) if new else torch.zeros(N, 0)
     # lora_A starts with rows of PEFT's own length, 1/sqrt(3), whatever the number of columns
     start = _normal(f"{key}/coefficients", K + new, R) / math.sqrt(3 * (K + new))
     start = start if transpose else torch.zeros(K + new, R)

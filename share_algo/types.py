@@ -30,9 +30,7 @@ class Factors:
 
     def __post_init__(self) -> None:
         if self.B_NR.ndim != 2 or self.A_RD.ndim != 2 or self.B_NR.shape[1] != self.A_RD.shape[0]:
-            raise AlgebraError(
-                f"lora_B {tuple(self.B_NR.shape)} and lora_A {tuple(self.A_RD.shape)} do not multiply"
-            )
+            raise AlgebraError(f"lora_B {tuple(self.B_NR.shape)} and lora_A {tuple(self.A_RD.shape)} do not multiply")
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -82,9 +80,7 @@ class Directions:
 
     def then(self, new: Directions) -> Directions:
         """These columns followed by `new`'s."""
-        return Directions(
-            torch.cat([self.out_NK, new.out_NK], dim=1), torch.cat([self.in_DL, new.in_DL], dim=1)
-        )
+        return Directions(torch.cat([self.out_NK, new.out_NK], dim=1), torch.cat([self.in_DL, new.in_DL], dim=1))
 
 
 Block = Mapping[str, Directions]
@@ -113,9 +109,7 @@ class Basis:
             return Directions.none(N, D)
         if (found.out_NK.shape[0], found.in_DL.shape[0]) != (N, D):
             heights = (found.out_NK.shape[0], found.in_DL.shape[0])
-            raise AlgebraError(
-                f"{module}: the update is {N} x {D}, the basis is for {heights[0]} x {heights[1]}"
-            )
+            raise AlgebraError(f"{module}: the update is {N} x {D}, the basis is for {heights[0]} x {heights[1]}")
         return found
 
     def widths(self) -> dict[str, tuple[int, int]]:
@@ -166,9 +160,7 @@ class Coefficients:
         K, L = self.widths
         have_K, have_L = directions.widths
         if have_K < K or have_L < L:
-            raise AlgebraError(
-                f"coefficients for {K} and {L} columns, but the basis has {have_K} and {have_L}"
-            )
+            raise AlgebraError(f"coefficients for {K} and {L} columns, but the basis has {have_K} and {have_L}")
         columns = directions.first(K, L)
         return Factors(columns.out_NK @ self.P_KR, (columns.in_DL @ self.Q_LR).T)
 

@@ -65,9 +65,7 @@ def test_ray_is_stopped_before_it_is_started(prepared: dict[str, Any], whose: st
 
 
 @pytest.mark.parametrize("whose", ["head", "worker"])
-def test_nodes_start_without_usage_reports_and_with_authentication_decided(
-    prepared: dict[str, Any], whose: str
-):
+def test_nodes_start_without_usage_reports_and_with_authentication_decided(prepared: dict[str, Any], whose: str):
     line = start_line(prepared, whose)
     assert "--disable-usage-stats" in line
     assert "RAY_AUTH_MODE=" in line

@@ -107,12 +107,8 @@ class Client:
         )
         return self._patiently(lambda: _received(self._stub.Fetch(request, timeout=TRANSFER_SECONDS_MAX)))
 
-    def report(
-        self, worker: str, incarnation: int, task: str, version: int, metrics: Mapping[str, float]
-    ) -> None:
-        request = pb.ReportRequest(
-            worker=worker, incarnation=incarnation, task=task, version=version, metrics=metrics
-        )
+    def report(self, worker: str, incarnation: int, task: str, version: int, metrics: Mapping[str, float]) -> None:
+        request = pb.ReportRequest(worker=worker, incarnation=incarnation, task=task, version=version, metrics=metrics)
         self._unary(self._stub.Report, request)
 
     def leave(self, worker: str, incarnation: int) -> None:
@@ -163,9 +159,7 @@ class Client:
 def _translated(error: grpc.RpcError, address: str) -> WorkerError:
     """The one place where gRPC's errors become ours."""
     if error.code() in AWAY:
-        return CoordinatorAway(
-            f"no coordinator answers at {address}: start it, or name another --coordinator"
-        )
+        return CoordinatorAway(f"no coordinator answers at {address}: start it, or name another --coordinator")
     if error.code() in (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.INVALID_ARGUMENT):
         return Refusal(error.details())
     return WorkerError(f"the coordinator at {address} failed ({error.code().name}): {error.details()}")

@@ -32,9 +32,7 @@ class Home:
             self.outbox = Outbox(self.folder / "outbox")
             self.blobs = BlobCache(self.folder / "blobs")
         except Timeout:
-            raise WorkerError(
-                f"another worker lives in {self.folder}: stop it, or use another --home"
-            ) from None
+            raise WorkerError(f"another worker lives in {self.folder}: stop it, or use another --home") from None
         except OSError as error:
             raise WorkerError(f"cannot use {self.folder} as a home: {error.strerror or error}") from None
         return self

@@ -125,9 +125,7 @@ class Life:
         self.home.must_not_belong_elsewhere(self.spec.federation_id)
         self._now("loading")
         _ = self.task  # a mistake in the data must show before anything is joined
-        reply = self.client.join(
-            self.plan.worker, self.plan.task, self.home.federation_id(), self.base.fingerprint
-        )
+        reply = self.client.join(self.plan.worker, self.plan.task, self.home.federation_id(), self.base.fingerprint)
         self.home.belong_to(reply.federation_id)
         self._now(incarnation=reply.incarnation, detail="")
         return reply.learned if reply.HasField("learned") else None
@@ -175,9 +173,7 @@ class Life:
         verdict = self._verdict(receipt)
         if verdict.outcome == pb.OUTCOME_SKIPPED:
             self.home.set_aside(parcel)
-            raise Refusal(
-                f"update {parcel.header.update_id} was received but could not be merged: {verdict.reason}"
-            )
+            raise Refusal(f"update {parcel.header.update_id} was received but could not be merged: {verdict.reason}")
         self._evaluate(verdict.version, parcel.header.metrics, parcel.trained_logits())
         self.home.outbox.done(parcel)
 
@@ -203,9 +199,7 @@ class Life:
                 seen = newest.version
                 self.watcher.wait(lambda n, seen=seen: n.version > seen, POLL_SECONDS)
 
-    def _evaluate(
-        self, version: int, measured: dict[str, float] | None = None, trained: Tensor | None = None
-    ) -> None:
+    def _evaluate(self, version: int, measured: dict[str, float] | None = None, trained: Tensor | None = None) -> None:
         """Measure this task on a version, and report it."""
         self._now("evaluating")
         manifest, basis = self._fetch(version, self.plan.task)
@@ -222,9 +216,7 @@ class Life:
     def _load(self, manifest: pb.Manifest, basis: Basis) -> None:
         ref = manifest.tasks[0]
         if tuple(ref.labels) != self.task.labels:
-            raise WorkerError(
-                f"the federation knows {self.plan.task} with other labels than {self.plan.source} has"
-            )
+            raise WorkerError(f"the federation knows {self.plan.task} with other labels than {self.plan.source} has")
         attach(self.model, decode_entry(self._blob(ref.entry.digest)).adapter(basis))
 
     def _fetch(self, version: int | None, *tasks: str) -> tuple[pb.Manifest, Basis]:
@@ -237,9 +229,7 @@ class Life:
     def _blob(self, digest: str) -> bytes:
         blob = self.home.blobs.get(digest)
         if blob is None:
-            raise WorkerError(
-                f"blob {digest[:12]} in {self.plan.home} was damaged and is removed: start again"
-            )
+            raise WorkerError(f"blob {digest[:12]} in {self.plan.home} was damaged and is removed: start again")
         return blob
 
     def _logits(self) -> Tensor:

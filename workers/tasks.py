@@ -42,13 +42,9 @@ def load_task(
     train, test = (read(source, split) for split in SPLITS)
     labels = tuple(sorted({label for _, label in train}))
     if len(labels) < 2:
-        raise WorkerError(
-            f"{source}: the train split has only the label {labels[0]!r}; a task needs two or more"
-        )
+        raise WorkerError(f"{source}: the train split has only the label {labels[0]!r}; a task needs two or more")
     if unknown := sorted({label for _, label in test} - set(labels)):
-        raise WorkerError(
-            f"{source}: the test split has the label {unknown[0]!r}, which the train split never shows"
-        )
+        raise WorkerError(f"{source}: the test split has the label {unknown[0]!r}, which the train split never shows")
     index = {label: i for i, label in enumerate(labels)}
     chosen = (
         tuple((text, index[label]) for text, label in _choice(rows, limit, seed))
@@ -74,9 +70,7 @@ def _choice(rows: list[tuple[str, str]], limit: int, seed: int) -> list[tuple[st
 def _from_folder(source: str, split: str) -> list[tuple[str, str]]:
     folder = Path(source)
     if not folder.is_dir():
-        raise WorkerError(
-            f"there is no folder {folder}: name one with train.csv and test.csv, or {HUB_PREFIX}DATASET"
-        )
+        raise WorkerError(f"there is no folder {folder}: name one with train.csv and test.csv, or {HUB_PREFIX}DATASET")
     file = _split_file(folder, split)
     if file is None:
         raise WorkerError(f"{folder} has no {split}.csv and no {split}.jsonl")

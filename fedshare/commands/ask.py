@@ -17,15 +17,12 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
 
-
 def add_to(app: typer.Typer) -> None:
     for command in (status, versions, show, story):
         app.command(rich_help_panel="Ask a coordinator")(command)
 
 
-def status(
-    coordinator: options.Coordinator = options.DEFAULT_COORDINATOR, as_json: options.Json = False
-) -> None:
+def status(coordinator: options.Coordinator = options.DEFAULT_COORDINATOR, as_json: options.Json = False) -> None:
     """Who is a member, how many updates are queued and merged, how much is kept."""
     with _client(coordinator) as client:
         reply = client.status()
@@ -52,9 +49,7 @@ def status(
     console.print(_table(("worker", "task", "incarnation", "joined", "left"), rows))
 
 
-def versions(
-    coordinator: options.Coordinator = options.DEFAULT_COORDINATOR, as_json: options.Json = False
-) -> None:
+def versions(coordinator: options.Coordinator = options.DEFAULT_COORDINATOR, as_json: options.Json = False) -> None:
     """Every version: which task, from whom, on which base, at what error and size."""
     with _client(coordinator) as client:
         records = client.versions()
@@ -98,16 +93,12 @@ def show(
         console.print(f"{name:<20} {value}", highlight=False, soft_wrap=True)
     basis = sum(b.nbytes for b in manifest.blocks)
     console.print(f"\nbasis: {len(manifest.blocks)} blocks, {basis:,} bytes; tasks:", highlight=False)
-    rows = (
-        (t.task, t.version, len(t.labels), f"{t.entry.nbytes:,}", t.entry.digest[:12]) for t in manifest.tasks
-    )
+    rows = ((t.task, t.version, len(t.labels), f"{t.entry.nbytes:,}", t.entry.digest[:12]) for t in manifest.tasks)
     console.print(_table(("task", "since version", "labels", "bytes", "digest"), rows))
 
 
 def story(
-    update_id: Annotated[
-        str, typer.Argument(help="Id of an update, or its first 6 or more digits.", metavar="ID")
-    ],
+    update_id: Annotated[str, typer.Argument(help="Id of an update, or its first 6 or more digits.", metavar="ID")],
     coordinator: options.Coordinator = options.DEFAULT_COORDINATOR,
     as_json: options.Json = False,
 ) -> None:
@@ -151,9 +142,7 @@ def _as_dict(message: Message) -> dict[str, Any]:
 def _numbers(value: dict[str, Any], message: Message) -> dict[str, Any]:
     wide = {f.name for f in message.DESCRIPTOR.fields if f.cpp_type in (f.CPPTYPE_INT64, f.CPPTYPE_UINT64)}
     nested = {
-        f.name: f
-        for f in message.DESCRIPTOR.fields
-        if f.message_type and not f.message_type.GetOptions().map_entry
+        f.name: f for f in message.DESCRIPTOR.fields if f.message_type and not f.message_type.GetOptions().map_entry
     }
     out = {k: int(v) if k in wide and isinstance(v, str) else v for k, v in value.items()}
     for name, field in nested.items():

@@ -17,12 +17,8 @@ if TYPE_CHECKING:
     from fedshare.federation_file import FederationFile
     from fedshare.run import Accident
 
-Data = Annotated[
-    str, typer.Option(help="Folder that holds a sub-folder (train.csv, test.csv) for each task.")
-]
-Tasks = Annotated[
-    str, typer.Option(help="Names of tasks, separated by commas; else those of FILE, or all there are.")
-]
+Data = Annotated[str, typer.Option(help="Folder that holds a sub-folder (train.csv, test.csv) for each task.")]
+Tasks = Annotated[str, typer.Option(help="Names of tasks, separated by commas; else those of FILE, or all there are.")]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -39,18 +35,14 @@ def coordinator(
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="0: any free one, written to HOME/address.")
     ] = options.DEFAULT_PORT,
-    tracking_uri: Annotated[
-        str, typer.Option(help="MLflow tracking server; else a store in HOME/lineage.")
-    ] = "",
+    tracking_uri: Annotated[str, typer.Option(help="MLflow tracking server; else a store in HOME/lineage.")] = "",
     lineage: Annotated[bool, typer.Option(help="Show versions in MLflow.")] = True,
 ) -> None:
     """Take updates in, merge them, tell of new versions. Stop it with Ctrl-C; started again it goes on."""
     from coordinator.process import serve
     from fedshare.federation_file import read_federation_file
 
-    logging.basicConfig(
-        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     for noisy in ("alembic", "mlflow", "httpx"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     parsed = read_federation_file(file) if file else None
@@ -65,15 +57,11 @@ def worker(
     coordinator: options.Coordinator = options.DEFAULT_COORDINATOR,
     name: Annotated[str, typer.Option(help="Name of this worker; else made from the task.")] = "",
     home: options.Home = None,
-    base_model: Annotated[
-        str, typer.Option(help="Folder of the base model, if it is not found by its name.")
-    ] = "",
+    base_model: Annotated[str, typer.Option(help="Folder of the base model, if it is not found by its name.")] = "",
     train_examples_max: Annotated[int, typer.Option(min=0, help="0: all.")] = 0,
     test_examples_max: Annotated[int, typer.Option(min=0, help="0: all.")] = 0,
     stay: Annotated[bool, typer.Option("--stay", help="Go on measuring new versions until Ctrl-C.")] = False,
-    again: Annotated[
-        bool, typer.Option("--again", help="Learn a task again that this worker has learned.")
-    ] = False,
+    again: Annotated[bool, typer.Option("--again", help="Learn a task again that this worker has learned.")] = False,
     patience_seconds: Annotated[
         float, typer.Option(min=0, help="How long to wait for a coordinator that is away.")
     ] = 600,
@@ -106,9 +94,7 @@ def run(
     home: options.Home = None,
     data: Data = "",
     tasks: Tasks = "",
-    ray_address: Annotated[
-        str, typer.Option(help="Ray cluster; else RAY_ADDRESS, else one on this machine.")
-    ] = "",
+    ray_address: Annotated[str, typer.Option(help="Ray cluster; else RAY_ADDRESS, else one on this machine.")] = "",
     as_json: options.Json = False,
 ) -> None:
     """Lead a whole federation on Ray: a coordinator, a worker for each task, a table at the end."""
@@ -146,9 +132,7 @@ def _run(
     console = Console(stderr=as_json)
     console.print(f"coordinator: starting in {home}")
     with CoordinatorProcess(path, home) as process:
-        console.print(
-            f"coordinator: at {process.address}; Ray: starting {len(file.tasks)} workers", highlight=False
-        )
+        console.print(f"coordinator: at {process.address}; Ray: starting {len(file.tasks)} workers", highlight=False)
         with Screen(console, len(file.tasks)) as screen:
             ends = Run(file, home, screen.show, accidents, ray_address or None).go(process)
         with Client(process.address) as client:
@@ -160,9 +144,7 @@ def _run(
     console.print(table(results), storage_sentence(results), sep="\n", highlight=False)
     console.print(f"accuracy over versions: {picture}")
     console.print(f"lineage:  {mlflow_command(home)}", soft_wrap=True, highlight=False)
-    console.print(
-        f"ask more: fedshare coordinator --home {home}   and then   fedshare versions", soft_wrap=True
-    )
+    console.print(f"ask more: fedshare coordinator --home {home}   and then   fedshare versions", soft_wrap=True)
     failed = [g for g in ends if g.error]
     for g in failed:
         console.print(f"error: {g.worker}: {g.error}", style="red")
@@ -173,6 +155,4 @@ def _run(
 def mlflow_command(home: Path) -> str:
     """Opens MLflow on a home's own store."""
     database = (home / "lineage" / "mlflow.db").absolute()
-    return (
-        f"mlflow server --workers 1 --backend-store-uri sqlite:///{database}  then open http://127.0.0.1:5000"
-    )
+    return f"mlflow server --workers 1 --backend-store-uri sqlite:///{database}  then open http://127.0.0.1:5000"

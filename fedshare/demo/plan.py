@@ -14,7 +14,7 @@ FOLDER = "demo-home"
 
 
 def prepare(folder: Path | None, seed: int) -> tuple[Path, list[Accident]]:
-    """Write the federation file and its data into `folder` (None: a new one here). Returns the file, and what is to happen."""
+    """Write the federation file and its data into `folder` (None: a new one here). Returns file and accidents."""
     folder = folder or _new_folder()
     for name in DEMO_TASKS:
         write_csv_folder(folder / "data" / name, name, seed)

@@ -55,17 +55,13 @@ def _literal(text: str) -> dict[str, list[str]]:
     return {word: [word] for word in text.split()}
 
 
-NAMES = _words(
-    "anna ben carl dora emma fred gina hugo iris jack kate liam mary nina oscar paul rosa sam tina"
-)
+NAMES = _words("anna ben carl dora emma fred gina hugo iris jack kate liam mary nina oscar paul rosa sam tina")
 
 DEMO_TASKS: dict[str, Generator] = {
     "agent": Generator(
         asks="Who acts, the person or the animal?",
         labels={
-            "person": _words(
-                "nurse farmer pilot teacher lawyer baker sailor doctor singer painter judge poet"
-            ),
+            "person": _words("nurse farmer pilot teacher lawyer baker sailor doctor singer painter judge poet"),
             "animal": _words("dog cat horse goat fox bear wolf pig duck rabbit monkey tiger"),
         },
         forms=["the {this} {verb} the {other}", "the {other} was {verb} by the {this}"],
@@ -146,9 +142,7 @@ DEMO_TASKS: dict[str, Generator] = {
 }
 
 
-def generate(
-    name: str, seed: int, train_examples: int, test_examples: int
-) -> tuple[list[Example], list[Example]]:
+def generate(name: str, seed: int, train_examples: int, test_examples: int) -> tuple[list[Example], list[Example]]:
     """Train and test examples as (text, label): shuffled, no sentence twice, the same for the same arguments.
 
     Both parts come from one grammar and have the labels in equal numbers, give or take one. Test sentences
@@ -176,9 +170,7 @@ def _unseen(task: Generator, rng: Random, words: Words, count: int, seen: set[st
     return examples
 
 
-def write_csv_folder(
-    folder: Path, name: str, seed: int, train_examples: int = 240, test_examples: int = 200
-) -> None:
+def write_csv_folder(folder: Path, name: str, seed: int, train_examples: int = 240, test_examples: int = 200) -> None:
     """Write a task as ``train.csv`` and ``test.csv``, with the header ``text,label``."""
     train, test = generate(name, seed, train_examples, test_examples)
     folder.mkdir(parents=True, exist_ok=True)
