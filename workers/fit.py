@@ -140,10 +140,11 @@ def _groups(model: PeftModel, recipe: Recipe) -> list[dict[str, object]]:
 
 
 def _rate(name: str, recipe: Recipe) -> float:
-    kind = name.rpartition(".")[2]
-    if kind == COEFFICIENTS:
+    """Plain LoRA's factors, where nothing is constrained, are trained as new directions are."""
+    if name.endswith(COEFFICIENTS):
         return recipe.learning_rate
-    return recipe.learning_rate_directions if kind == NEW_DIRECTIONS else recipe.learning_rate_head
+    full = name.endswith(NEW_DIRECTIONS) or ".lora_" in name
+    return recipe.learning_rate_directions if full else recipe.learning_rate_head
 
 
 def _encoded(base: BaseModel, examples: Sequence[Example], tokens_max: int) -> list[dict[str, object]]:

@@ -1,0 +1,144 @@
+"""A federation on real tasks beside its baselines, on the same data and with the same number of steps:
+
+    federation   `fedshare run`: what the README's command does, coordinator, gRPC, Ray and all
+    lora         one plain LoRA per task (each of the learning rates given; the best mean counts)
+    random       coefficients only, in a random basis that nobody learned
+
+    python -m benchmarks.real_tasks --data DIR [--tasks a,b] [--methods lora,random] [--out FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from rich.console import Console
+from rich.table import Table
+from transformers import TrainerCallback
+
+from fedshare.federation_file import FederationFile, read_federation_file, with_sources
+from protos.fedshare.v1 import federation_pb2 as pb
+from share_algo import Basis
+from share_algo.derived import derived_block
+from share_algo.training import constrain, release
+from workers.base_model import BaseModel, find_base_model
+from workers.evaluate import accuracy, logits_of
+from workers.fit import lora_model, train
+from workers.tasks import TaskData, load_task
+
+FILE = Path(__file__).with_name("real_tasks.toml")
+LORA_RATES = (3e-3, 6e-3, 1e-2)
+RANDOM_COLUMNS = 24
+
+Method = Callable[[BaseModel, pb.FederationSpec, TaskData], PeftModel]
+
+
+def main() -> None:
+    options = _options()
+    torch.set_num_threads(options.threads)
+    console = Console(stderr=True)
+    file = with_sources(read_federation_file(FILE), FILE.parent, options.data, options.tasks)
+    results: dict[str, dict[str, float]] = {}
+    if "federation" in options.methods:
+        results["federation"] = _federation(options.data, options.tasks, options.home)
+    spec, base = file.spec(), find_base_model(file.base.model)
+    for label, method in _methods(options.methods):
+        results[label] = {}
+        for number, task in enumerate(file.tasks, start=1):
+            started = time.monotonic()
+            data = _data(file, task.name, task.source)
+            results[label][task.name] = _measure(method, base, spec, data)
+            shown = f"{label} {number}/{len(file.tasks)} {task.name}: {results[label][task.name]:.4f}"
+            console.print(f"{shown} ({time.monotonic() - started:.0f} s)", highlight=False)
+    console.print(_table(results))
+    Path(options.out).write_text(json.dumps(results, indent=1))
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--tasks", default="")
+    parser.add_argument("--methods", default="federation,lora,random")
+    parser.add_argument("--home", default="real-home", help="of the federation; must be new")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", default="real_tasks.json")
+    return parser.parse_args()
+
+
+def _federation(data: str, tasks: str, home: str) -> dict[str, float]:
+    """Runs the README's command; its own results stay in HOME."""
+    command = [sys.executable, "-m", "fedshare", "run", str(FILE), "--data", data, "--tasks", tasks, "--home", home]
+    answer = subprocess.run([*command, "--json"], check=True, stdout=subprocess.PIPE, text=True).stdout
+    (Path(home) / "results.json").write_text(answer)
+    return {task["task"]: task["accuracy_at_head"] for task in json.loads(answer)["tasks"]}
+
+
+def _methods(names: str) -> list[tuple[str, Method]]:
+    found: list[tuple[str, Method]] = []
+    if "lora" in names:
+        found += [(f"lora {rate:g}", _lora(rate)) for rate in LORA_RATES]
+    if "random" in names:
+        found.append((f"random {RANDOM_COLUMNS}", _random))
+    return found
+
+
+def _lora(rate: float) -> Method:
+    def fit(base: BaseModel, spec: pb.FederationSpec, task: TaskData) -> PeftModel:
+        model = lora_model(base, spec, len(task.labels))
+        recipe = pb.Recipe()
+        recipe.CopyFrom(spec.recipe)
+        recipe.learning_rate_directions = rate
+        train(model, base, recipe, task.train, spec.seed, TrainerCallback())
+        return model
+
+    return fit
+
+
+def _random(base: BaseModel, spec: pb.FederationSpec, task: TaskData) -> PeftModel:
+    model = lora_model(base, spec, len(task.labels))
+    shapes = {m.name: (m.out_features, m.in_features) for m in spec.modules}
+    basis = Basis((derived_block(shapes, RANDOM_COLUMNS, spec.seed),))
+    constrain(model, basis, new_directions=0, seed=spec.seed)
+    train(model, base, spec.recipe, task.train, spec.seed, TrainerCallback())
+    release(model)
+    return model
+
+
+def _data(file: FederationFile, name: str, source: str) -> TaskData:
+    limits = file.data
+    return load_task(
+        name,
+        source,
+        train_examples_max=limits.train_examples_max,
+        test_examples_max=limits.test_examples_max,
+        seed=file.seed,
+    )
+
+
+def _measure(method: Method, base: BaseModel, spec: pb.FederationSpec, task: TaskData) -> float:
+    model = method(base, spec, task)
+    return accuracy(logits_of(model, base.tokenizer, task.test, spec.recipe.tokens_max), task.test)
+
+
+def _table(results: dict[str, dict[str, float]]) -> Table:
+    shown = Table(title="accuracy, %", title_justify="left")
+    shown.add_column("task")
+    for label in results:
+        shown.add_column(label, justify="right")
+    names = list(dict.fromkeys(name for accuracies in results.values() for name in accuracies))
+    for name in names:
+        shown.add_row(name, *(f"{100 * accuracies[name]:.1f}" for accuracies in results.values()))
+    shown.add_section()
+    shown.add_row("mean", *(f"{100 * sum(a.values()) / len(a):.2f}" for a in results.values()))
+    return shown
+
+
+if __name__ == "__main__":
+    main()
