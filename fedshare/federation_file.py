@@ -29,13 +29,19 @@ class Base(Section):
 
 
 class Subspace(Section):
-    """new_directions: per side and module, while the basis has fewer than basis_target columns, and later."""
+    """What everybody shares, and how it grows.
+
+    new_directions: trained per side and module while the basis has fewer than basis_target columns, and later.
+    update_tolerance: relative dW error that a worker accepts, before it measures and sends, for a smaller update.
+    tolerance: the same for the coordinator's merge; the default is rounding and no more.
+    """
 
     rank: int = Field(default=8, ge=1, le=1024)
     tolerance: float = Field(default=1e-5, ge=0, lt=1)
     new_directions: int = Field(default=8, ge=1, le=1024)
     new_directions_later: int = Field(default=2, ge=0, le=1024)
     basis_target: int = Field(default=24, ge=1)
+    update_tolerance: float = Field(default=0.1, ge=0, lt=1)
 
 
 class Recipe(Section):
@@ -109,6 +115,7 @@ class FederationFile(Section):
                 first=self.subspace.new_directions,
                 later=self.subspace.new_directions_later,
                 basis_target=self.subspace.basis_target,
+                tolerance=self.subspace.update_tolerance,
             ),
             recipe=pb.Recipe(**recipe),
         )

@@ -1,7 +1,7 @@
 """Append: the merge that forgets nothing.
 
-The newcomer is projected on the basis; of what is left over, the fewest directions are kept that bring
-the relative error of dW under the tolerance. Old columns and old coefficients are not touched, so every
+The newcomer gets the smallest rank, and is projected on the basis; of what is left over, the fewest directions are
+kept that bring the relative error of dW under the tolerance. Old columns and old coefficients are not touched, so every
 earlier task is bitwise what it was. Cost does not depend on how many tasks came before.
 
 Departs from Share (arXiv:2602.06043, which recomputes one SVD over all tasks at every merge): nothing is
@@ -17,12 +17,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from share_algo.canonical import balanced, difference_norm, norm
+from share_algo.canonical import balanced, difference_norm, norm, truncated
 from share_algo.errors import AlgebraError
 from share_algo.types import Adapter, Basis, Coefficients, Directions, Factors, TaskEntry, Update
 
 DEFAULT_TOLERANCE = 1e-5
 """Relative dW error that changes no logit in float32 by more than rounding does."""
+
+RANK_SHARE = 0.5
+"""Of the squared error that the tolerance allows, how much may go into a smaller rank; the rest into directions."""
+ROUNDING = 1e-30
+"""So that nothing lost is allowed where nothing may be lost."""
 
 
 @dataclass(frozen=True)
@@ -75,17 +80,20 @@ def _append_module(
 ) -> tuple[Directions, Coefficients, ModuleReport]:
     if not (factors.B_NR.isfinite().all() and factors.A_RD.isfinite().all()):
         raise AlgebraError(f"{module}: the update holds NaN or infinite values")
-    whole = balanced(factors)
+    exact = balanced(factors)
+    size = norm(exact)
+    whole = truncated(exact, RANK_SHARE * (tolerance * size) ** 2)
+    lost_sq_max = (tolerance * size) ** 2 - difference_norm(exact, whole) ** 2
     old = basis.columns(module, *factors.shape)
     root_R = whole.A_RD.norm(dim=1)  # balanced: column norms of both factors are sqrt(S)
     P_KR, more_out, Y_out = _split(old.out_NK, whole.B_NR, root_R)
     Q_LR, more_in, Y_in = _split(old.in_DL, whole.A_RD.T, root_R)
     core = torch.cat([P_KR, Y_out]) @ torch.cat([Q_LR, Y_in]).T
-    new_out, new_in = _fewest(core, old.widths, factors.shape, tolerance)
+    new_out, new_in = _fewest(core, old.widths, factors.shape, lost_sq_max)
     new = Directions(more_out[:, :new_out].float(), more_in[:, :new_in].float())
     kept = Coefficients(torch.cat([P_KR, Y_out[:new_out]]).float(), torch.cat([Q_LR, Y_in[:new_in]]).float())
     columns = old.then(new)
-    report = ModuleReport(new_out, new_in, *columns.widths, difference_norm(whole, kept.read(columns)), norm(whole))
+    report = ModuleReport(new_out, new_in, *columns.widths, difference_norm(exact, kept.read(columns)), size)
     return new, kept, report
 
 
@@ -99,14 +107,14 @@ def _split(old_NK: Tensor, whole_NR: Tensor, weight_R: Tensor) -> tuple[Tensor, 
     rest_NR = whole_NR - old @ coordinates_KR
     again_KR = old.T @ rest_NR  # once more: the first projection leaves rounding behind
     rest_NR = rest_NR - old @ again_KR
-    left_NR, singular, _ = torch.linalg.svd(rest_NR * weight_R, full_matrices=False)
+    left_NR, _, _ = torch.linalg.svd(rest_NR * weight_R, full_matrices=False)
     left_NR = left_NR - old @ (old.T @ left_NR)
     new_NR = torch.linalg.qr(left_NR).Q
     return coordinates_KR + again_KR, new_NR, new_NR.T @ rest_NR
 
 
-def _fewest(core: Tensor, old: tuple[int, int], shape: tuple[int, int], tolerance: float) -> tuple[int, int]:
-    """The cheapest (new_out, new_in) whose discarded energy stays within the tolerance.
+def _fewest(core: Tensor, old: tuple[int, int], shape: tuple[int, int], lost_sq_max: float) -> tuple[int, int]:
+    """The cheapest (new_out, new_in) whose discarded energy is at most `lost_sq_max`.
 
     core: coordinates of dW in all old and all candidate directions, (K + R, L + R). What is outside the
     kept corner is exactly what is lost. Price of a direction: the numbers that it adds to the basis.
@@ -122,7 +130,7 @@ def _fewest(core: Tensor, old: tuple[int, int], shape: tuple[int, int], toleranc
     beside = torch.cat([beside[:, 1:], pad.expand(len(energy), 1)], dim=1)
     lost = below[:, None] + beside
     price = torch.arange(len(energy))[:, None] * N + torch.arange(energy.shape[1])[None] * D
-    allowed = lost <= tolerance**2 * energy.sum()
+    allowed = lost <= lost_sq_max + ROUNDING * energy.sum()
     price = torch.where(allowed.cpu(), price, torch.iinfo(torch.int64).max)
     best = int(price.argmin())
     return best // energy.shape[1], best % energy.shape[1]

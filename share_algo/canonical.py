@@ -26,6 +26,14 @@ def balanced(factors: Factors) -> Factors:
     return Factors(left_NR @ U[:, :keep] * root, (right_DR @ Vh[:keep].T * root).T)
 
 
+def truncated(whole: Factors, lost_sq_max: float) -> Factors:
+    """The fewest leading ranks of a `balanced` pair that lose at most `lost_sq_max` of ||dW||_F^2. At least one."""
+    energy_R = whole.A_RD.square().sum(dim=1).square()  # squared singular values, falling
+    lost_after = energy_R.flip(0).cumsum(0).flip(0)
+    keep = max(1, int((lost_after > lost_sq_max).sum()))
+    return Factors(whole.B_NR[:, :keep], whole.A_RD[:keep])
+
+
 def difference_norm(a: Factors, b: Factors) -> float:
     """|| a.B a.A - b.B b.A ||_F, exact to float64 rounding. Cost: (N + D) R^2, never N * D."""
     left = torch.cat([a.B_NR.double(), -b.B_NR.double()], dim=1)

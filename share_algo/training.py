@@ -5,9 +5,10 @@ Trainable are P, Q and the new directions (Share's epsilon and phi, arXiv:2602.0
 out and in are frozen. Released, the layer is plain LoRA again, bitwise with the same output. All that
 PEFT and the Trainer can do stays available.
 
-At the start P = 0 and Q is random, so dW = 0 but the gradient is not (both zero would be a saddle). The
-random parts come from the federation's seed and a column's place in the basis: workers that start from the
-same version start with the same directions, and later ones never with those that are there already.
+At the start lora_B = 0 and lora_A is random, so dW = 0 but the gradient is not (both zero would be a saddle).
+Each new direction begins as a rank of its own, so with an empty basis and R new directions this *is* plain LoRA,
+step by step. The random parts come from the federation's seed and a column's place in the basis: workers that start
+from the same version start with the same directions, and later ones never with those that are there already.
 """
 
 from __future__ import annotations
@@ -61,8 +62,9 @@ def constrain(
         if min(old.widths) + new_directions == 0:
             raise AlgebraError(f"{module}: no directions to train in: the basis is empty and none are added")
         key = f"{seed}/{module}"
-        out_side = _side(f"{key}/out", old.out_NK, new_directions, R, B.weight, transpose=False)
-        in_side = _side(f"{key}/in", old.in_DL, new_directions, R, A.weight, transpose=True)
+        new = min(new_directions, R)
+        out_side = _out_side(old.out_NK, new, B.weight)
+        in_side = _in_side(f"{key}/in", old.in_DL, new, A.weight)
         for linear, side in ((B, out_side), (A, in_side)):
             linear.weight.requires_grad_(False)
             parametrize.register_parametrization(linear, "weight", side)
@@ -117,13 +119,22 @@ def lora_layers(model: PeftModel) -> Iterator[tuple[str, LoraLayer]]:
             yield name.removeprefix(PREFIX), layer
 
 
-def _side(key: str, frozen_NK: Tensor, new: int, R: int, like: Tensor, *, transpose: bool) -> _InSubspace:
-    N, K = frozen_NK.shape
-    directions = torch.stack([_normal(f"{key}/{K + j}", N) for j in range(new)], 1) if new else torch.zeros(N, 0)
-    # lora_A starts with rows of PEFT's own length, 1/sqrt(3), whatever the number of columns
-    start = _normal(f"{key}/coefficients", K + new, R) / math.sqrt(3 * (K + new))
-    start = start if transpose else torch.zeros(K + new, R)
-    return _InSubspace(frozen_NK.to(like), (directions / math.sqrt(N)).to(like), start.to(like), transpose)
+def _out_side(frozen_NK: Tensor, new: int, like_NR: Tensor) -> _InSubspace:
+    """lora_B = 0. As in LoRA, the first `new` ranks have a column of their own, which starts at zero."""
+    (N, K), R = frozen_NK.shape, like_NR.shape[1]
+    coefficients = torch.cat([torch.zeros(K, R), torch.eye(new, R)])
+    return _InSubspace(frozen_NK.to(like_NR), torch.zeros(N, new).to(like_NR), coefficients.to(like_NR), False)
+
+
+def _in_side(key: str, frozen_DL: Tensor, new: int, like_RD: Tensor) -> _InSubspace:
+    """lora_A: rows of PEFT's own length 1/sqrt(3); the first `new` in random directions, the rest inside the basis."""
+    (D, L), R = frozen_DL.shape, like_RD.shape[0]
+    directions = torch.stack([_normal(f"{key}/{L + j}", D) for j in range(new)], 1) if new else torch.zeros(D, 0)
+    inside = _normal(f"{key}/coefficients", L, R) / math.sqrt(3 * max(1, L))
+    inside[:, :new] = 0.0
+    coefficients = torch.cat([inside, torch.eye(new, R)])
+    directions = directions / math.sqrt(3 * D)
+    return _InSubspace(frozen_DL.to(like_RD), directions.to(like_RD), coefficients.to(like_RD), True)
 
 
 def _normal(key: str, *shape: int) -> Tensor:

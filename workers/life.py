@@ -19,7 +19,7 @@ from torch import Tensor
 
 from protos.chunks import digest_of
 from protos.fedshare.v1 import federation_pb2 as pb
-from share_algo import Basis, append
+from share_algo import Basis, append, lift
 from share_algo.codec import decode_block, decode_entry, encode_update
 from share_algo.training import attach
 from workers.base_model import BaseModel, find_base_model
@@ -146,9 +146,9 @@ class Life:
             progress=lambda done, total: self._now(fraction=done / total),
             pause_seconds=self.plan.pause_seconds,
         )
-        self.model = fitted.model
+        update = append(basis, fitted.adapter, tolerance=self.spec.directions.tolerance).update
+        self.model = attach(fitted.model, lift(update, basis))  # measured is what is sent
         logits = self._logits()
-        update = append(basis, fitted.adapter, tolerance=self.spec.tolerance).update
         blob = encode_update(update)
         measured = {
             "accuracy_when_learned": accuracy(logits, self.task.test),

@@ -84,14 +84,16 @@ class TargetModule(_message.Message):
     def __init__(self, name: _Optional[str] = ..., out_features: _Optional[int] = ..., in_features: _Optional[int] = ...) -> None: ...
 
 class Directions(_message.Message):
-    __slots__ = ("first", "later", "basis_target")
+    __slots__ = ("first", "later", "basis_target", "tolerance")
     FIRST_FIELD_NUMBER: _ClassVar[int]
     LATER_FIELD_NUMBER: _ClassVar[int]
     BASIS_TARGET_FIELD_NUMBER: _ClassVar[int]
+    TOLERANCE_FIELD_NUMBER: _ClassVar[int]
     first: int
     later: int
     basis_target: int
-    def __init__(self, first: _Optional[int] = ..., later: _Optional[int] = ..., basis_target: _Optional[int] = ...) -> None: ...
+    tolerance: float
+    def __init__(self, first: _Optional[int] = ..., later: _Optional[int] = ..., basis_target: _Optional[int] = ..., tolerance: _Optional[float] = ...) -> None: ...
 
 class Recipe(_message.Message):
     __slots__ = ("epochs", "batch_size", "tokens_max", "learning_rate", "learning_rate_directions", "learning_rate_head", "scaling")

@@ -1,0 +1,109 @@
+"""Fixtures that several rooms share. The parts themselves are in parts.py."""
+
+from __future__ import annotations
+
+import csv
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from parts import Coordinator
+
+WORDS = "red green blue one two three four cat dog bird runs sleeps sings here there now then never".split()
+TASKS = {"colour": ("red", "green"), "animal": ("cat", "dog"), "number": ("one", "two")}
+
+
+def pytest_configure() -> None:
+    """Before anything is imported that reads it: no test asks a model hub."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Subprocesses find this project; nothing is left in the user's caches."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HOME", str(tmp_path_factory.mktemp("hf")))
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]))
+        patch.delenv("FEDSHARE_COORDINATOR", raising=False)
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BERT with two layers of 32, and a tokenizer that knows WORDS: a base model in a folder."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("base")
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    words = Tokenizer(models.WordLevel({w: i for i, w in enumerate(special + WORDS)}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
+        mask_token="[MASK]", model_max_length=32,
+    ).save_pretrained(folder)  # fmt: skip
+    config = BertConfig(
+        vocab_size=len(special) + len(WORDS), hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=64, max_position_embeddings=32,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        BertModel(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the TASKS, 40 sentences each: which of two words a sentence holds."""
+    folder = tmp_path_factory.mktemp("tasks")
+    for name, labels in TASKS.items():
+        for split, count in (("train", 32), ("test", 8)):
+            write_task_file(folder / name / f"{split}.csv", sentences(f"{name}/{split}", labels, count))
+    return folder
+
+
+def sentences(key: str, labels: tuple[str, str], count: int) -> list[tuple[str, str]]:
+    rng = random.Random(key)
+    other = [w for w in WORDS if w not in labels]
+    rows = []
+    for i in range(count):
+        words = rng.sample(other, 5)
+        words.insert(rng.randrange(6), labels[i % 2])
+        rows.append((" ".join(words), labels[i % 2]))
+    return rows
+
+
+def write_task_file(file: Path, rows: list[tuple[str, str]]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w", newline="") as lines:
+        csv.writer(lines).writerows([("text", "label"), *rows])
+
+
+@pytest.fixture(scope="session")
+def federation_toml(tiny_base: Path, tasks: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A federation file for the tiny base model and the TASKS."""
+    file = tmp_path_factory.mktemp("federation") / "federation.toml"
+    file.write_text(federation_text(tiny_base, tasks))
+    return file
+
+
+def federation_text(base: Path, tasks: Path, name: str = "tiny", epochs: int = 6) -> str:
+    return f"""
+name = "{name}"
+seed = 3
+[base]
+model = "{base}"
+[subspace]
+rank = 4
+new_directions = 4
+[recipe]
+epochs = {epochs}
+batch_size = 16
+tokens_max = 16
+[data]
+folder = "{tasks}"
+"""

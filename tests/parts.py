@@ -1,0 +1,272 @@
+"""Real parts for tests: coordinators as processes of their own, workers that submit handmade updates, a tiny base model.
+
+Nothing here stands in for anything: sockets, SQLite files, processes and signals are real ones.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import safetensors.numpy
+import torch
+
+from coordinator.home import open_home
+from protos.chunks import cut, digest_of
+from protos.fedshare.v1 import federation_pb2 as pb
+from protos.fedshare.v1.federation_pb2_grpc import FederationStub
+from share_algo import Adapter, Basis, Factors, append
+from share_algo.codec import decode_block, encode_update
+from workers.client import Client
+
+START_SECONDS_MAX = 60.0
+STOP_SECONDS_MAX = 60.0
+WAIT_SECONDS_MAX = 60.0
+
+FINGERPRINT = "f" * 64
+SHAPES = {"encoder.a": (12, 10), "encoder.b": (8, 16)}
+RANK = 4
+
+
+def small_spec(name: str = "small", shapes: Mapping[str, tuple[int, int]] = SHAPES) -> pb.FederationSpec:
+    """A federation whose updates need no model: two small modules."""
+    return pb.FederationSpec(
+        name=name,
+        base=pb.BaseModel(name="none", fingerprint=FINGERPRINT),
+        modules=[pb.TargetModule(name=m, out_features=N, in_features=D) for m, (N, D) in shapes.items()],
+        rank=RANK,
+        tolerance=1e-5,
+        seed=7,
+        directions=pb.Directions(first=4, later=2, basis_target=8),
+        recipe=pb.Recipe(epochs=1, batch_size=8, tokens_max=16),
+    )
+
+
+def until(true: Callable[[], Any], what: str, seconds: float = WAIT_SECONDS_MAX) -> Any:
+    """Wait until `true()` gives something; fails the test with `what` otherwise."""
+    deadline = time.monotonic() + seconds
+    while not (found := true()):
+        assert time.monotonic() < deadline, f"{what}: not within {seconds:.0f} s"
+        time.sleep(0.05)
+    return found
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def fedshare(*args: object, seconds: float = 60.0, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`python -m fedshare ARGS` to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "fedshare", *map(str, args)],
+        capture_output=True, text=True, timeout=seconds, env={**os.environ, **environment},
+    )  # fmt: skip
+
+
+def one_sentence(ended: subprocess.CompletedProcess[str]) -> str:
+    """What a user's mistake leads to: exit code 2, one line on stderr. Returns the line without `error: `."""
+    assert ended.returncode == 2, ended.stderr
+    [line] = ended.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert ended.stdout == ""
+    return line.removeprefix("error: ")
+
+
+class Coordinator:
+    """`python -m fedshare coordinator` on `home`. Started again it keeps its address."""
+
+    def __init__(self, home: Path, *options: str):
+        self.home, self._options = home, options
+        self.port = 0
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Coordinator:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.running:
+            self.kill()
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def log_file(self) -> Path:
+        return self.home.with_name(f"{self.home.name}.log")
+
+    def start(self) -> None:
+        (self.home / "address").unlink(missing_ok=True)  # of one that was killed
+        command = [sys.executable, "-m", "fedshare", "coordinator", "--home", str(self.home)]
+        with self.log_file.open("ab") as log:
+            self._process = subprocess.Popen(
+                [*command, "--port", str(self.port), *self._options], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        until(self._has_address, "the coordinator serves", START_SECONDS_MAX)
+        self.port = int((self.home / "address").read_text().rpartition(":")[2])
+
+    def kill(self) -> None:
+        """As a power cut would."""
+        self._process.kill()
+        self._process.wait()
+
+    def stop(self, number: int = signal.SIGINT) -> int:
+        """Ask it to stop; returns its exit code."""
+        self._process.send_signal(number)
+        return self._process.wait(STOP_SECONDS_MAX)
+
+    def log(self) -> str:
+        return self.log_file.read_text()
+
+    def client(self, patience_seconds: float = 0.0) -> Client:
+        return Client(self.address, patience_seconds=patience_seconds)
+
+    def status(self) -> pb.StatusReply:
+        with self.client() as client:
+            return client.status()
+
+    def versions(self) -> list[pb.VersionRecord]:
+        """All but version 0."""
+        with self.client() as client:
+            return client.versions(first=1)
+
+    def drained(self) -> pb.StatusReply:
+        """Wait until every update with a receipt has its verdict."""
+
+        def nothing_queued() -> pb.StatusReply | None:
+            status = self.status()
+            return None if status.queued else status
+
+        return until(nothing_queued, "the queue drains")
+
+    def _has_address(self) -> bool:
+        assert self.running, f"the coordinator ended: {self.log()[-2000:]}"
+        return (self.home / "address").exists()
+
+
+def small_home(folder: Path, spec: pb.FederationSpec | None = None) -> Path:
+    with open_home(folder, spec or small_spec()):
+        return folder
+
+
+def random_adapter(spec: pb.FederationSpec, seed: int, rank: int = 2) -> Adapter:
+    """With a head for two labels."""
+    g = torch.Generator().manual_seed(seed)
+    factors = {
+        m.name: Factors(
+            torch.randn(m.out_features, rank, generator=g), torch.randn(rank, m.in_features, generator=g)
+        )
+        for m in spec.modules
+    }
+    return Adapter(factors, {"classifier.weight": torch.randn(2, 6, generator=g)})
+
+
+class RawWorker:
+    """A member that makes its updates by hand, and sees receipts as they are on the wire."""
+
+    def __init__(self, address: str, worker: str = "raw", task: str = "task"):
+        self.worker, self.task = worker, task
+        self._channel = grpc.insecure_channel(address, options=[("grpc.max_reconnect_backoff_ms", 500)])
+        self.stub = FederationStub(self._channel)
+        self.client = Client(address, patience_seconds=WAIT_SECONDS_MAX)
+        self.spec = self.client.describe()
+        self.joined = self.join()
+
+    def __enter__(self) -> RawWorker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._channel.close()
+        self.client.__exit__()
+
+    def join(self) -> pb.JoinReply:
+        return self.client.join(self.worker, self.task, "", self.spec.base.fingerprint)
+
+    def basis(self, version: int | None = None) -> tuple[int, Basis]:
+        manifest, blobs = self.client.fetch(version)
+        return manifest.version, Basis(tuple(decode_block(blobs[ref.digest]) for ref in manifest.blocks))
+
+    def blob(self, adapter: Adapter, base_version: int | None = None) -> tuple[int, bytes]:
+        """(base version, an honest update's bytes)."""
+        version, basis = self.basis(base_version)
+        return version, encode_update(append(basis, adapter, tolerance=self.spec.tolerance).update)
+
+    def header(self, blob: bytes, base_version: int = 0, **changes: Any) -> pb.UpdateHeader:
+        """An honest header, unless changed."""
+        fields = {
+            "update_id": uuid.uuid4().hex,
+            "federation_id": self.spec.federation_id,
+            "worker": self.worker,
+            "incarnation": self.joined.incarnation,
+            "task": self.task,
+            "base_version": base_version,
+            "base_fingerprint": self.spec.base.fingerprint,
+            "digest": digest_of(blob),
+            "nbytes": len(blob),
+            "labels": ["no", "yes"],
+            "metrics": {"accuracy_when_learned": 0.5},
+        }
+        return pb.UpdateHeader(**{**fields, **changes})
+
+    def submit(self, header: pb.UpdateHeader, chunks: Iterator[bytes] | bytes) -> pb.Receipt:
+        """Once, without any patience."""
+        return self.stub.Submit(_parts(header, chunks), timeout=WAIT_SECONDS_MAX)
+
+    def teach(self, adapter: Adapter, base_version: int | None = None, **changes: Any) -> pb.Receipt:
+        """Submit an honest update; the receipt must say that it is queued."""
+        base, blob = self.blob(adapter, base_version)
+        receipt = self.submit(self.header(blob, base, **changes), blob)
+        assert receipt.outcome == pb.OUTCOME_QUEUED, receipt
+        return receipt
+
+
+def _parts(header: pb.UpdateHeader, chunks: Iterator[bytes] | bytes) -> Iterator[pb.SubmitRequest]:
+    yield pb.SubmitRequest(header=header)
+    for chunk in cut(chunks) if isinstance(chunks, bytes) else chunks:
+        yield pb.SubmitRequest(chunk=chunk)
+
+
+def dense(manifest: pb.Manifest, blobs: Mapping[str, bytes], task: str) -> dict[str, np.ndarray]:
+    """dW of every module of one task, read from the blobs with numpy alone."""
+    blocks = [safetensors.numpy.load(blobs[ref.digest]) for ref in manifest.blocks]
+    [entry] = [safetensors.numpy.load(blobs[ref.entry.digest]) for ref in manifest.tasks if ref.task == task]
+    found = {}
+    for name in (key.removeprefix("P/") for key in entry if key.startswith("P/")):
+        out, inn = (
+            np.concatenate([b[f"{side}/{name}"] for b in blocks if f"{side}/{name}" in b], axis=1).astype(np.float64)
+            for side in ("out", "in")
+        )
+        P, Q = entry[f"P/{name}"], entry[f"Q/{name}"]
+        found[name] = (out[:, : len(P)] @ P) @ (inn[:, : len(Q)] @ Q).T
+    return found
+
+
+def dense_adapter(adapter: Adapter) -> dict[str, np.ndarray]:
+    return {
+        name: f.B_NR.numpy().astype(np.float64) @ f.A_RD.numpy().astype(np.float64)
+        for name, f in adapter.factors.items()
+    }
+
+
+def relative_error(wanted: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray]) -> float:
+    """|| wanted - found || / || wanted || over all modules."""
+    assert wanted.keys() == found.keys()
+    lost = sum(np.square(wanted[m] - found[m]).sum() for m in wanted)
+    return float(np.sqrt(lost / sum(np.square(w).sum() for w in wanted.values())))
