@@ -1,10 +1,10 @@
 """A federation on real tasks beside its baselines, on the same data and with the same number of steps:
 
-    federation   `fedshare run`: what the README's command does, coordinator, gRPC, Ray and all
-    lora         one plain LoRA per task (each of the learning rates given; the best mean counts)
-    random       coefficients only, in a random basis that nobody learned
+federation   `fedshare run`: what the README's command does, coordinator, gRPC, Ray and all
+lora         one plain LoRA per task (each of the learning rates given; the best mean counts)
+random       coefficients only, in a random basis that nobody learned
 
-    python -m benchmarks.real_tasks --data DIR [--tasks a,b] [--methods lora,random] [--out FILE]
+python -m benchmarks.real_tasks --data DIR [--tasks a,b] [--methods lora,random] [--out FILE]
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from share_algo.derived import derived_block
 from share_algo.training import constrain, release
 from workers.base_model import BaseModel, find_base_model
 from workers.evaluate import accuracy, logits_of
-from workers.fit import lora_model, train
+from workers.fit import lora_model, steps_of, train
 from workers.tasks import TaskData, load_task
 
 FILE = Path(__file__).with_name("real_tasks.toml")
@@ -95,7 +95,7 @@ def _lora(rate: float) -> Method:
         recipe = pb.Recipe()
         recipe.CopyFrom(spec.recipe)
         recipe.learning_rate_directions = rate
-        train(model, base, recipe, task.train, spec.seed, TrainerCallback())
+        train(model, base, recipe, task.train, spec.seed, steps_of(recipe, len(task.train)), TrainerCallback())
         return model
 
     return fit
@@ -106,7 +106,8 @@ def _random(base: BaseModel, spec: pb.FederationSpec, task: TaskData) -> PeftMod
     shapes = {m.name: (m.out_features, m.in_features) for m in spec.modules}
     basis = Basis((derived_block(shapes, RANDOM_COLUMNS, spec.seed),))
     constrain(model, basis, new_directions=0, seed=spec.seed)
-    train(model, base, spec.recipe, task.train, spec.seed, TrainerCallback())
+    steps = steps_of(spec.recipe, len(task.train))
+    train(model, base, spec.recipe, task.train, spec.seed, steps, TrainerCallback())
     release(model)
     return model
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 
 from coordinator.errors import Refused
+from protos.chunks import BLOB_BYTES_MAX
 from protos.fedshare.v1 import federation_pb2 as pb
 from share_algo import Basis, Update
 
@@ -56,7 +57,7 @@ def metrics(values: Mapping[str, float]) -> None:
 def update_bytes_max(spec: pb.FederationSpec) -> int:
     """No honest update is larger: every direction of every module new, and the largest head."""
     numbers = sum(2 * spec.rank * (m.out_features + m.in_features + 2 * spec.rank) for m in spec.modules)
-    return 4 * (numbers + HEAD_NUMBERS_MAX) + HEADER_BYTES
+    return min(4 * (numbers + HEAD_NUMBERS_MAX) + HEADER_BYTES, BLOB_BYTES_MAX)
 
 
 def header(spec: pb.FederationSpec, header: pb.UpdateHeader) -> None:

@@ -14,16 +14,22 @@ class Broadcast:
     def __init__(self, first: Announcement, loop: asyncio.AbstractEventLoop):
         self._newest, self._loop = first, loop
         self._changed = asyncio.Event()
+        self._closed = False
 
     def announce(self, announcement: Announcement) -> None:
         self._loop.call_soon_threadsafe(self._set, announcement)
 
     async def follow(self) -> AsyncIterator[Announcement]:
-        """The newest now, and again whenever it has changed."""
-        while True:
+        """The newest now, and again whenever it has changed, until `close`."""
+        while not self._closed:
             changed = self._changed
             yield self._newest
             await changed.wait()
+
+    def close(self) -> None:
+        """On the event loop: nobody who watches keeps a coordinator from stopping."""
+        self._closed = True
+        self._changed.set()
 
     def _set(self, announcement: Announcement) -> None:
         self._newest = announcement

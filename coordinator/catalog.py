@@ -18,6 +18,8 @@ from coordinator.transition import Record
 from protos.fedshare.v1.federation_pb2 import OUTCOME_MERGED
 
 RECORDS_MAX = 1000
+VERSION_MAX = 2**63 - 1
+"""No version has a larger number: SQLite could not hold it."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +64,12 @@ class Catalog:
         return self._versions(select(versions).order_by(versions.c.version.desc()).limit(1))[0]
 
     def get(self, version: int) -> Version | None:
-        found = self._versions(select(versions).where(versions.c.version == version))
+        found = self._versions(select(versions).where(versions.c.version == min(version, VERSION_MAX)))
         return found[0] if found else None
 
     def records(self, first: int, limit: int) -> list[Version]:
         """Versions from `first` on, oldest first, at most `limit` (0: as many as are ever given)."""
-        query = select(versions).where(versions.c.version >= first).order_by(versions.c.version)
+        query = select(versions).where(versions.c.version >= min(first, VERSION_MAX)).order_by(versions.c.version)
         return self._versions(query.limit(min(limit or RECORDS_MAX, RECORDS_MAX)))
 
     def blocks_of(self, version: Version) -> list[BlobName]:

@@ -52,23 +52,30 @@ def open_home(folder: Path, wanted: FederationSpec | None = None) -> Home:
     `wanted`, when it cannot be written, or when there is neither a home nor a `wanted`.
     """
     try:
+        if wanted is None and not (folder / "journal.sqlite").exists():
+            raise CoordinatorError(f"{folder} is not a coordinator's home yet: name a federation file to make it one")
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / "lock")
         lock.acquire(timeout=0)
     except Timeout:
         raise CoordinatorError(f"another coordinator is running on {folder}: stop it, or use another --home") from None
     except OSError as error:
-        raise CoordinatorError(f"cannot use {folder} as a home: {error.strerror or error}") from None
+        raise _unusable(folder, error) from None
     try:
         return _locked_home(folder, wanted, lock)
+    except OSError as error:
+        lock.release()
+        raise _unusable(folder, error) from None
     except BaseException:
         lock.release()
         raise
 
 
+def _unusable(folder: Path, error: OSError) -> CoordinatorError:
+    return CoordinatorError(f"cannot use {folder} as a home: {error.strerror or error}")
+
+
 def _locked_home(folder: Path, wanted: FederationSpec | None, lock: FileLock) -> Home:
-    if wanted is None and not (folder / "journal.sqlite").exists():
-        raise CoordinatorError(f"{folder} is not a coordinator's home yet: name a federation file to make it one")
     try:
         engine = tables.open_database(folder / "journal.sqlite")
         spec = _stored_spec(engine, folder)

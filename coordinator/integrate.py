@@ -19,6 +19,7 @@ from coordinator.catalog import BlobName, Catalog, Version
 from coordinator.errors import CoordinatorError
 from coordinator.journal import Journal, Position
 from coordinator.transition import Arrived, Merged, Skipped, State, step
+from protos.fedshare.v1.federation_pb2 import FederationSpec
 from share_algo import AlgebraError, Basis
 from share_algo.codec import decode_block, decode_update, encode_block, encode_entry
 
@@ -40,14 +41,14 @@ class Announcement:
 class Integrator:
     def __init__(
         self,
+        spec: FederationSpec,
         journal: Journal,
         catalog: Catalog,
         blobs: Blobs,
-        tolerance: float,
         announce: Callable[[Announcement], None],
     ):
-        self._journal, self._catalog, self._blobs = journal, catalog, blobs
-        self._tolerance, self._announce = tolerance, announce
+        self._spec, self._journal, self._catalog, self._blobs = spec, journal, catalog, blobs
+        self._announce = announce
         self._head = catalog.head()
         self._state = State(self._head.version, self._stored_basis())
         self._consumed = journal.consumed()
@@ -95,7 +96,7 @@ class Integrator:
         if position is None:
             return False
         try:
-            state, result = step(self._state, self._arrived(position), self._tolerance)
+            state, result = step(self._state, self._arrived(position), self._spec.tolerance, self._spec.rank)
         except (CoordinatorError, AlgebraError) as error:
             state, result = self._state, Skipped(str(error))
         except Exception as error:  # ours to mend; one bad entry must not stop the rest

@@ -71,10 +71,13 @@ class Journal:
             row = connection.execute(insert(journal).values(**asdict(submission), received_at=at))
             return Decision(submission.update_id, row.inserted_primary_key[0]), False
 
-    def known(self, update_id: str, digest: str) -> Decision | None:
-        """The decision on an update that is here already. Refused when its bytes were other ones."""
+    def expect(self, update_id: str, digest: str, worker: str, incarnation: int) -> Decision | None:
+        """The decision on an update that is here already; None for a new one. What `append` would refuse is refused."""
         with self._engine.connect() as connection:
-            return self._known(connection, update_id, digest)
+            if known := self._known(connection, update_id, digest):
+                return known
+            must_be_current(connection, worker, incarnation)
+            return None
 
     def after(self, position: int) -> Position | None:
         """The next entry to be consumed."""

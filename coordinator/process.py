@@ -42,6 +42,7 @@ def serve(
 ) -> None:
     """Run until SIGINT or SIGTERM. Raises CoordinatorError when it cannot start."""
     _must_be_loopback(host)
+    host = f"[{host}]" if ":" in host else host
     torch.set_num_threads(MERGE_THREADS)
     with open_home(folder, wanted) as home:
         asyncio.run(_serve(home, host, port, lineage, tracking_uri))
@@ -58,7 +59,7 @@ async def _serve(home: Home, host: str, port: int, with_lineage: bool, tracking_
         broadcast.announce(announcement)
         lineage.wake()
 
-    integrator = Integrator(journal, catalog, home.blobs, home.spec.tolerance, announce)
+    integrator = Integrator(home.spec, journal, catalog, home.blobs, announce)
     broadcast = Broadcast(integrator.announcement, asyncio.get_running_loop())
     receiver = Receiver(home.spec, journal, catalog, home.blobs, lambda: integrator.basis, integrator.wake)
     service = Service(home.spec, members, journal, catalog, measured, home.blobs, receiver, broadcast, lineage)
@@ -66,14 +67,17 @@ async def _serve(home: Home, host: str, port: int, with_lineage: bool, tracking_
     await edge.start()
     integrator.start()
     lineage.start()
-    _write_address(home.address_file, f"{host}:{edge.port}")
-    log.info("serving federation=%s at %s:%d home=%s head=%d", home.spec.name, host, edge.port, home.folder,
-             integrator.announcement.head.version)  # fmt: skip
-    await stop.wait()
-    log.info("stopping")
-    await edge.stop()
-    await asyncio.to_thread(integrator.stop)
-    await asyncio.to_thread(lineage.stop)
+    try:
+        _write_address(home.address_file, f"{host}:{edge.port}")
+        log.info("serving federation=%s at %s:%d home=%s head=%d", home.spec.name, host, edge.port, home.folder,
+                 integrator.announcement.head.version)  # fmt: skip
+        await stop.wait()
+    finally:
+        log.info("stopping")
+        broadcast.close()
+        await edge.stop()
+        await asyncio.to_thread(integrator.stop)
+        await asyncio.to_thread(lineage.stop)
 
 
 def _must_be_loopback(host: str) -> None:
@@ -96,5 +100,9 @@ def _stop_on_signals() -> asyncio.Event:
 
 def _write_address(file: Path, address: str) -> None:
     part = file.with_suffix(".part")
-    part.write_text(address)
-    os.replace(part, file)
+    try:
+        part.write_text(address)
+        os.replace(part, file)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise CoordinatorError(f"cannot write {file}: {error.strerror}") from None

@@ -20,6 +20,8 @@ from share_algo.codec import decode_update
 
 log = logging.getLogger(__name__)
 
+DISK_FULL = "the coordinator's disk is full: nothing was kept"
+
 
 class Receiver:
     """`basis` gives the newest visible basis; `arrived` is called after each new journal entry."""
@@ -39,7 +41,7 @@ class Receiver:
     def expect(self, header: pb.UpdateHeader) -> Decision | None:
         """Before any chunk is read: the first verdict if this update is here already, or a refusal."""
         admit.header(self.spec, header)
-        return self._journal.known(header.update_id, header.digest)
+        return self._journal.expect(header.update_id, header.digest, header.worker, header.incarnation)
 
     def accept(self, header: pb.UpdateHeader, blob: bytes) -> tuple[Decision, bool]:
         """The whole blob has come and has its digest. Returns (decision, was it here before)."""
@@ -49,13 +51,16 @@ class Receiver:
                 pb.OUTCOME_REFUSED_BASE_VERSION,
                 f"version {header.base_version} does not exist in this federation",
             )
-        admit.update(self.spec, _decoded(blob), self._basis().prefix(base.blocks))
+        basis = self._basis()
+        if len(basis.blocks) < base.blocks:  # it is on disk, and in memory in an instant
+            raise Refused(pb.OUTCOME_RETRY_BUSY, f"version {base.version} is becoming visible just now")
+        admit.update(self.spec, _decoded(blob), basis.prefix(base.blocks))
         try:
             self._blobs.put(blob)
             decision, repeated = self._journal.append(_submission(header), time())
         except (OSError, OperationalError) as error:
             if disk_is_full(error):
-                raise Refused(pb.OUTCOME_RETRY_DISK_FULL, "the coordinator's disk is full: nothing was kept") from None
+                raise Refused(pb.OUTCOME_RETRY_DISK_FULL, DISK_FULL) from None
             raise
         log.info("received update=%s position=%d task=%s worker=%s base=%d bytes=%d", header.update_id,
                  decision.position, header.task, header.worker, header.base_version, header.nbytes)  # fmt: skip

@@ -11,6 +11,7 @@ from time import time
 from typing import Any
 
 import grpc
+from sqlalchemy.exc import OperationalError
 
 from coordinator import admit, story, views
 from coordinator.blobs import Blobs
@@ -20,7 +21,7 @@ from coordinator.errors import CoordinatorError, Refused, is_transient
 from coordinator.journal import Decision, Journal
 from coordinator.measured import Measured
 from coordinator.members import Members
-from coordinator.receive import Receiver
+from coordinator.receive import DISK_FULL, Receiver, disk_is_full
 from protos.chunks import CHUNK_BYTES_MAX, Joiner, cut
 from protos.fedshare.v1 import federation_pb2 as pb
 from protos.fedshare.v1.federation_pb2_grpc import FederationServicer, add_FederationServicer_to_server
@@ -149,6 +150,7 @@ class Service(FederationServicer):
     def _report(self, request: pb.ReportRequest) -> None:
         admit.name("task", request.task)
         admit.metrics(request.metrics)
+        views.existing(self._catalog, request.version)
         self._measured.add(
             request.worker, request.incarnation, request.task, request.version, dict(request.metrics), time()
         )
@@ -182,12 +184,16 @@ async def _answer(context: Any, call: Callable[..., Any], *args: object) -> Any:
         await context.abort(_status(refused), refused.reason)
     except CoordinatorError as error:
         await context.abort(grpc.StatusCode.DATA_LOSS, str(error))
+    except (OSError, OperationalError) as error:
+        if not disk_is_full(error):
+            raise
+        await context.abort(grpc.StatusCode.ABORTED, DISK_FULL)
 
 
 def _status(refused: Refused) -> grpc.StatusCode:
     if refused.outcome == pb.OUTCOME_REFUSED_MALFORMED:
         return grpc.StatusCode.INVALID_ARGUMENT
-    return grpc.StatusCode.UNAVAILABLE if is_transient(refused.outcome) else grpc.StatusCode.FAILED_PRECONDITION
+    return grpc.StatusCode.ABORTED if is_transient(refused.outcome) else grpc.StatusCode.FAILED_PRECONDITION
 
 
 async def _next(requests: AsyncIterator[pb.SubmitRequest]) -> pb.SubmitRequest:

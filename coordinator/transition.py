@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from share_algo import AlgebraError, Appended, Basis, Block, TaskEntry, Update, append, lift
+from share_algo import Adapter, AlgebraError, Appended, Basis, Block, TaskEntry, Update, append, lift
+
+
+FLOAT32_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class Skipped:
     reason: str
 
 
-def step(state: State, arrived: Arrived, tolerance: float) -> tuple[State, Merged | Skipped]:
+def step(state: State, arrived: Arrived, tolerance: float, rank: int) -> tuple[State, Merged | Skipped]:
     """Merge one update into the state. On Skipped the state is the one that was handed in."""
     try:
         adapter = lift(arrived.update, state.basis.prefix(arrived.base_blocks))
@@ -73,7 +76,7 @@ def step(state: State, arrived: Arrived, tolerance: float) -> tuple[State, Merge
         return state, Skipped(str(error))
     block = appended.update.block
     grown = state.basis.grown(block) if block else state.basis
-    record = _record(state, arrived, appended, bytes_lora=adapter.nbytes())
+    record = _record(state, arrived, appended, bytes_lora=_bytes_as_lora(adapter, rank))
     merged = Merged(block, appended.update.entry, record)
     return State(state.head + 1, grown), merged
 
@@ -97,3 +100,9 @@ def _record(state: State, arrived: Arrived, appended: Appended, *, bytes_lora: i
         bytes_lora=bytes_lora,
         metrics=dict(arrived.metrics),
     )
+
+
+def _bytes_as_lora(adapter: Adapter, rank: int) -> int:
+    """What plain LoRA of the federation's rank would send for this task: float32, head included."""
+    numbers = sum(rank * sum(factors.shape) for factors in adapter.factors.values())
+    return FLOAT32_BYTES * (numbers + sum(tensor.numel() for tensor in adapter.head.values()))

@@ -22,14 +22,18 @@ class LineageView(Protocol):
     def behind(self) -> int: ...
 
 
+def existing(catalog: Catalog, number: int) -> Version:
+    """Raises Refused when there is no such version."""
+    version = catalog.get(number)
+    if version is None:
+        newest = catalog.head().version
+        raise Refused(pb.OUTCOME_REFUSED_BASE_VERSION, f"there is no version {number}: the newest is {newest}")
+    return version
+
+
 def manifest(catalog: Catalog, request: pb.FetchRequest) -> pb.Manifest:
     """Raises Refused when the version or a task asked for does not exist."""
-    version = catalog.get(request.version) if request.HasField("version") else catalog.head()
-    if version is None:
-        raise Refused(
-            pb.OUTCOME_REFUSED_BASE_VERSION,
-            f"there is no version {request.version}: the newest is {catalog.head().version}",
-        )
+    version = existing(catalog, request.version) if request.HasField("version") else catalog.head()
     tasks = {t.task: t for t in catalog.tasks_of(version)}
     for name in request.tasks:
         if name not in tasks:

@@ -39,9 +39,9 @@ class Subspace(Section):
     rank: int = Field(default=8, ge=1, le=1024)
     tolerance: float = Field(default=1e-5, ge=0, lt=1)
     new_directions: int = Field(default=8, ge=1, le=1024)
-    new_directions_later: int = Field(default=2, ge=0, le=1024)
+    new_directions_later: int = Field(default=8, ge=0, le=1024)
     basis_target: int = Field(default=24, ge=1)
-    update_tolerance: float = Field(default=0.1, ge=0, lt=1)
+    update_tolerance: float = Field(default=0.2, ge=0, lt=1)
 
 
 class Recipe(Section):
@@ -51,7 +51,7 @@ class Recipe(Section):
     batch_size: int = Field(default=32, ge=1)
     tokens_max: int = Field(default=64, ge=4)
     learning_rate: float = Field(default=2e-2, gt=0)
-    learning_rate_directions: float = Field(default=3e-3, gt=0)
+    learning_rate_directions: float = Field(default=6e-3, gt=0)
     learning_rate_head: float = Field(default=1e-2, gt=0)
     scaling: float = Field(default=2.0, gt=0)
 

@@ -51,6 +51,7 @@ class Run:
         """Lead all workers to their end; returns how each one ended. Raises only what stops the whole run."""
         self._started = time.monotonic()
         self._events: list[str] = []
+        self._incarnations: dict[str, int] = {}
         self._waiting = list(self.file.tasks)
         self._address = coordinator.address
         cpus = os.cpu_count() or 2
@@ -61,6 +62,7 @@ class Run:
                     self._event("the coordinator died and was started again")
                 self._start_due(workers, glimpses)
                 self._accidents(workers, glimpses)
+                self._returns(glimpses)
                 if not self._waiting and all(_settled(g) for g in glimpses):
                     for glimpse in glimpses:
                         workers.finish(glimpse.worker)
@@ -107,6 +109,14 @@ class Run:
                     workers.kill(g.worker)
                     accident.happened = True
                     self._event(f"{g.worker} was killed at {g.progress['fraction']:.0%} of its fit")
+
+    def _returns(self, glimpses: list[Glimpse]) -> None:
+        for g in glimpses:
+            now, before = int(g.progress.get("incarnation", 0)), self._incarnations.get(g.worker, 0)
+            if now > before:
+                self._incarnations[g.worker] = now
+            if now > max(1, before):
+                self._event(f"{g.worker} is back, as incarnation {now}")
 
     def _over(self, glimpses: list[Glimpse]) -> bool:
         return not self._waiting and all(g.stage in GONE or g.error for g in glimpses)

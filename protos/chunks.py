@@ -20,15 +20,20 @@ def cut(blob: bytes) -> Iterator[bytes]:
 
 
 class Joiner:
-    """Collects the chunks of one announced blob. `broken` says what is wrong, in words, or is None."""
+    """Collects the chunks of one announced blob."""
 
     def __init__(self, digest: str, nbytes: int):
+        """Raises ValueError when more is announced than is ever held."""
+        if nbytes > BLOB_BYTES_MAX:
+            raise ValueError(f"a blob of {nbytes} bytes; at most {BLOB_BYTES_MAX} are allowed")
         self.digest, self.nbytes = digest, nbytes
         self._parts: list[bytes] = []
         self._have = 0
 
     def add(self, chunk: bytes) -> None:
-        """Raises ValueError as soon as more comes than was announced: nothing beyond that is held."""
+        """Raises ValueError as soon as more comes than was announced (nothing beyond that is held), or nothing."""
+        if not chunk:
+            raise ValueError("an empty chunk")
         if len(chunk) > CHUNK_BYTES_MAX:
             raise ValueError(f"a chunk of {len(chunk)} bytes; at most {CHUNK_BYTES_MAX} are allowed")
         self._have += len(chunk)

@@ -6,7 +6,11 @@ balanced form B = Us sqrt(S), A = sqrt(S) Vs^T of the product is free of that ga
 
 from __future__ import annotations
 
+import math
+
 import torch
+from torch import Tensor
+from torch.nn.functional import pad
 
 from share_algo.types import Factors
 
@@ -19,11 +23,11 @@ def balanced(factors: Factors) -> Factors:
     B_NR, A_DR = factors.B_NR.double(), factors.A_RD.double().T
     left_NR, inner_B = torch.linalg.qr(B_NR)
     right_DR, inner_A = torch.linalg.qr(A_DR)
-    U, S, Vh = torch.linalg.svd(inner_B @ inner_A.T)
+    U, S, Vh = torch.linalg.svd(inner_B @ inner_A.T, full_matrices=False)
     cutoff = torch.finfo(torch.float64).eps * max(factors.shape) * (S[0] if S.numel() else 0.0)
     keep = max(1, int((cutoff < S).sum()))
     root = S[:keep].sqrt()
-    return Factors(left_NR @ U[:, :keep] * root, (right_DR @ Vh[:keep].T * root).T)
+    return Factors(left_NR @ (U[:, :keep] * root), ((right_DR @ Vh[:keep].T) * root).T, factors.layout)
 
 
 def truncated(whole: Factors, lost_sq_max: float) -> Factors:
@@ -31,7 +35,7 @@ def truncated(whole: Factors, lost_sq_max: float) -> Factors:
     energy_R = whole.A_RD.square().sum(dim=1).square()  # squared singular values, falling
     lost_after = energy_R.flip(0).cumsum(0).flip(0)
     keep = max(1, int((lost_after > lost_sq_max).sum()))
-    return Factors(whole.B_NR[:, :keep], whole.A_RD[:keep])
+    return Factors(whole.B_NR[:, :keep], whole.A_RD[:keep], whole.layout)
 
 
 def difference_norm(a: Factors, b: Factors) -> float:
@@ -41,8 +45,29 @@ def difference_norm(a: Factors, b: Factors) -> float:
     return float(torch.linalg.norm(torch.linalg.qr(left).R @ torch.linalg.qr(right).R.T))
 
 
+def drift_norm(a: Factors, b: Factors) -> float:
+    """|| a.B a.A - b.B b.A ||_F for factors that differ little, column by column; b may lack the last columns.
+
+    The difference is E_B A + B' E_A with E the differences of the factors; only products of R x R Gram matrices
+    are summed, so nothing large cancels. Cost: a few (N + D) R^2 multiplications, no decomposition.
+    """
+    missing = a.rank - b.rank
+    left, right = pad(b.B_NR.double(), (0, missing)), pad(b.A_RD.double(), (0, 0, 0, missing))
+    E_B, E_A = a.B_NR.double() - left, a.A_RD.double() - right
+    A = a.A_RD.double()
+    first = ((E_B.T @ E_B) * (A @ A.T)).sum()
+    second = ((left.T @ left) * (E_A @ E_A.T)).sum()
+    cross = ((E_B.T @ left) * (A @ E_A.T)).sum()
+    return math.sqrt(max(0.0, float(first + second + 2 * cross)))
+
+
 def norm(factors: Factors) -> float:
     """|| B A ||_F. Cost: (N + D) R^2."""
     inner_B = torch.linalg.qr(factors.B_NR.double()).R
     inner_A = torch.linalg.qr(factors.A_RD.double().T).R
     return float(torch.linalg.norm(inner_B @ inner_A.T))
+
+
+def product_norm(left_KR: Tensor, right_LR: Tensor) -> float:
+    """|| left right^T ||_F from the Gram matrices: no decomposition, relative accuracy 1e-8 (of the norm) or better."""
+    return math.sqrt(max(0.0, float(((left_KR.T @ left_KR) * (right_LR.T @ right_LR)).sum())))

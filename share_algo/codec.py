@@ -1,20 +1,28 @@
 """Tensors to safetensors bytes and back, for the three things that are kept or sent: block, entry, update.
 
 One flat naming for all:  out/MODULE  in/MODULE  (directions)   P/MODULE  Q/MODULE  (coefficients)   head/NAME.
+What is not a tensor (an entry's settings, layouts that are not linear) is JSON in the one metadata field.
 The bytes of equal content are equal, so that a digest names a content. Nothing here can execute anything.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
 from share_algo.errors import AlgebraError
-from share_algo.types import Block, Coefficients, Directions, TaskEntry, Update
+from share_algo.quantise import reduced, restored
+from share_algo.types import LAYOUT, LINEAR, Block, Coefficients, Directions, TaskEntry, Update
 
+METADATA = "share_algo"
+SUBSPACE_TYPES = (torch.float32,)
+HEAD_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 TENSORS_MAX = 100_000
 """More tensors than this in one blob are refused before any is looked at."""
 
@@ -24,11 +32,13 @@ def encode_block(block: Block) -> bytes:
 
 
 def encode_entry(entry: TaskEntry) -> bytes:
-    return save(_flat_entry(entry))
+    return save(_flat_entry(entry), _metadata(entry))
 
 
-def encode_update(update: Update) -> bytes:
-    return save({**_flat_block(update.block), **_flat_entry(update.entry)})
+def encode_update(update: Update, *, compact: bool = False) -> bytes:
+    """compact: rounded (see quantise.py); `decode_update` of it is then what is sent, so measure that."""
+    flat = {**_flat_block(update.block), **_flat_entry(update.entry)}
+    return save(reduced(flat) if compact else flat, _metadata(update.entry))
 
 
 def decode_block(blob: bytes) -> Block:
@@ -42,9 +52,12 @@ def decode_entry(blob: bytes) -> TaskEntry:
 def decode_update(blob: bytes) -> Update:
     """Raises AlgebraError (the sender's fault) for anything that is not one of ours, whole and finite."""
     by_kind = _by_kind(blob)
+    said = _said(blob)
+    layouts = said.get("layouts", {})
     block = {m: Directions(out, inn) for m, (out, inn) in _pairs(by_kind["out"], by_kind["in"], "out", "in").items()}
-    coefficients = {m: _coefficients(m, p, q) for m, (p, q) in _pairs(by_kind["P"], by_kind["Q"], "P", "Q").items()}
-    return Update(block, TaskEntry(coefficients, by_kind["head"]))
+    pairs = _pairs(by_kind["P"], by_kind["Q"], "P", "Q")
+    coefficients = {m: _coefficients(m, p, q, layouts.get(m, LINEAR)) for m, (p, q) in pairs.items()}
+    return Update(block, TaskEntry(coefficients, by_kind["head"], said.get("settings", {})))
 
 
 def _flat_block(block: Block) -> dict[str, Tensor]:
@@ -64,9 +77,29 @@ def _flat_entry(entry: TaskEntry) -> dict[str, Tensor]:
     return {**flat, **{f"head/{name}": tensor.contiguous() for name, tensor in entry.head.items()}}
 
 
+def _metadata(entry: TaskEntry) -> dict[str, str] | None:
+    """One field only: safetensors writes several in no fixed order."""
+    layouts = {m: c.layout for m, c in entry.coefficients.items() if c.layout != LINEAR}
+    said = {"layouts": layouts, "settings": dict(entry.settings)}
+    said = {key: value for key, value in said.items() if value}
+    return {METADATA: json.dumps(said, sort_keys=True)} if said else None
+
+
+def _said(blob: bytes) -> dict[str, dict[str, Any]]:
+    """What _metadata wrote. `blob` is known to be whole safetensors."""
+    header = json.loads(blob[8 : 8 + int.from_bytes(blob[:8], "little")])
+    try:
+        said = json.loads(header.get("__metadata__", {}).get(METADATA, "{}"))
+    except json.JSONDecodeError:
+        raise AlgebraError(f"the metadata field {METADATA!r} is not JSON") from None
+    if not isinstance(said, dict) or not all(isinstance(said.get(key, {}), dict) for key in ("layouts", "settings")):
+        raise AlgebraError(f"the metadata field {METADATA!r} must hold layouts and settings")
+    return said
+
+
 def _by_kind(blob: bytes) -> dict[str, dict[str, Tensor]]:
     try:
-        tensors = load(blob)
+        tensors = restored(load(blob))
     except (SafetensorError, ValueError, KeyError) as error:
         raise AlgebraError(f"not a safetensors blob: {error}") from None
     if len(tensors) > TENSORS_MAX:
@@ -76,8 +109,8 @@ def _by_kind(blob: bytes) -> dict[str, dict[str, Tensor]]:
         kind, _, name = full_name.partition("/")
         if kind not in by_kind or not name:
             raise AlgebraError(f"unknown tensor {full_name[:80]!r}")
-        if not tensor.is_floating_point() or not tensor.isfinite().all():
-            raise AlgebraError(f"{name}: {kind} must hold finite floating-point numbers")
+        if tensor.dtype not in (HEAD_TYPES if kind == "head" else SUBSPACE_TYPES) or not tensor.isfinite().all():
+            raise AlgebraError(f"{name}: {kind} must hold finite float32 numbers (a head: any float of 16 to 64 bits)")
         if kind != "head" and tensor.ndim != 2:
             raise AlgebraError(f"{name}: {kind} must have two dimensions, not {tensor.ndim}")
         by_kind[kind][name] = tensor
@@ -92,7 +125,9 @@ def _pairs(
     return {name: (left[name], right[name]) for name in sorted(left)}
 
 
-def _coefficients(module: str, P_KR: Tensor, Q_LR: Tensor) -> Coefficients:
+def _coefficients(module: str, P_KR: Tensor, Q_LR: Tensor, layout: object) -> Coefficients:
     if P_KR.shape[1] != Q_LR.shape[1]:
         raise AlgebraError(f"{module}: P has rank {P_KR.shape[1]}, Q has rank {Q_LR.shape[1]}")
-    return Coefficients(P_KR, Q_LR)
+    if not isinstance(layout, str) or not LAYOUT.fullmatch(layout):
+        raise AlgebraError(f"{module}: unknown layout {str(layout)[:40]!r}")
+    return Coefficients(P_KR, Q_LR, layout)

@@ -16,7 +16,9 @@ def lift(update: Update, base: Basis) -> Adapter:
     Raises AlgebraError when the coefficients are not exactly as wide as the base's columns and the block's.
     Cost per module: (N K + D L) R.
     """
-    return Adapter({m: _read(m, c, base, update) for m, c in update.entry.coefficients.items()}, update.entry.head)
+    entry = update.entry
+    factors = {m: _read(m, c, base, update) for m, c in entry.coefficients.items()}
+    return Adapter(factors, entry.head, entry.settings)
 
 
 def _read(module: str, coefficients: Coefficients, base: Basis, update: Update) -> Factors:

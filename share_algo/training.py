@@ -7,8 +7,8 @@ PEFT and the Trainer can do stays available.
 
 At the start lora_B = 0 and lora_A is random, so dW = 0 but the gradient is not (both zero would be a saddle).
 Each new direction begins as a rank of its own, so with an empty basis and R new directions this *is* plain LoRA,
-step by step. The random parts come from the federation's seed and a column's place in the basis: workers that start
-from the same version start with the same directions, and later ones never with those that are there already.
+step by step. The random parts come from the federation's seed alone: every task starts from the same lora_A, so that
+what the basis holds of it need not be sent again.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from share_algo.errors import AlgebraError
+from share_algo.peft_read import PREFIX
 from share_algo.types import Adapter, Basis, Factors
 
-PREFIX = "base_model.model."
 COEFFICIENTS = "coefficients"
 NEW_DIRECTIONS = "new_directions"
 
@@ -48,7 +48,12 @@ class _InSubspace(nn.Module):
 
 
 def constrain(
-    model: PeftModel, basis: Basis, *, new_directions: int, seed: int, adapter_name: str = "default"
+    model: PeftModel,
+    basis: Basis,
+    *,
+    new_directions: int,
+    seed: int,
+    adapter_name: str = "default",
 ) -> PeftModel:
     """Constrain every LoRA layer of `model` to `basis` and `new_directions` trainable columns a side.
 
@@ -113,10 +118,13 @@ def attach(model: PeftModel, adapter: Adapter, adapter_name: str = "default") ->
 
 
 def lora_layers(model: PeftModel) -> Iterator[tuple[str, LoraLayer]]:
-    """(name in the base model, layer) of every LoRA layer."""
+    """(name in the base model, layer) of every LoRA layer. AlgebraError for other layers than linear ones."""
     for name, layer in model.named_modules():
         if isinstance(layer, LoraLayer):
-            yield name.removeprefix(PREFIX), layer
+            module = name.removeprefix(PREFIX)
+            if not all(isinstance(linear, nn.Linear) for linear in layer.lora_A.values()) or not layer.lora_A:
+                raise AlgebraError(f"{module}: only LoRA of linear layers can be constrained or read from a model")
+            yield module, layer
 
 
 def _out_side(frozen_NK: Tensor, new: int, like_NR: Tensor) -> _InSubspace:
@@ -129,7 +137,7 @@ def _out_side(frozen_NK: Tensor, new: int, like_NR: Tensor) -> _InSubspace:
 def _in_side(key: str, frozen_DL: Tensor, new: int, like_RD: Tensor) -> _InSubspace:
     """lora_A: rows of PEFT's own length 1/sqrt(3); the first `new` in random directions, the rest inside the basis."""
     (D, L), R = frozen_DL.shape, like_RD.shape[0]
-    directions = torch.stack([_normal(f"{key}/{L + j}", D) for j in range(new)], 1) if new else torch.zeros(D, 0)
+    directions = torch.stack([_normal(f"{key}/{j}", D) for j in range(new)], 1) if new else torch.zeros(D, 0)
     inside = _normal(f"{key}/coefficients", L, R) / math.sqrt(3 * max(1, L))
     inside[:, :new] = 0.0
     coefficients = torch.cat([inside, torch.eye(new, R)])

@@ -8,10 +8,13 @@ Update    a TaskEntry together with the Directions that the basis it was made fo
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +22,11 @@ from torch import Tensor
 from share_algo.errors import AlgebraError
 
 NO_TENSORS: Mapping[str, Tensor] = MappingProxyType({})
+NO_SETTINGS: Mapping[str, Any] = MappingProxyType({})
+
+LINEAR, EMBEDDING = "linear", "embedding"
+LAYOUT = re.compile(r"linear|embedding|conv:[1-9]\d{0,3}(,[1-9]\d{0,3}){0,2}")
+"""How PEFT stores a module's factors: Linear and Conv1D; Embedding; ConvNd with its kernel, as in "conv:3,3"."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +35,13 @@ class Factors:
 
     B_NR: Tensor
     A_RD: Tensor
+    layout: str = LINEAR
 
     def __post_init__(self) -> None:
         if self.B_NR.ndim != 2 or self.A_RD.ndim != 2 or self.B_NR.shape[1] != self.A_RD.shape[0]:
             raise AlgebraError(f"lora_B {tuple(self.B_NR.shape)} and lora_A {tuple(self.A_RD.shape)} do not multiply")
+        if not LAYOUT.fullmatch(self.layout):
+            raise AlgebraError(f"unknown layout {self.layout[:40]!r}")
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -48,10 +59,28 @@ class Factors:
 
 @dataclass(frozen=True)
 class Adapter:
-    """One task's LoRA factors by module name, and whatever else was trained for it (its head)."""
+    """One task's LoRA factors by module name, and whatever else was trained for it (its head).
+
+    settings: what PEFT's adapter_config.json says beside the factors (JSON values; see peft_read.KEPT).
+    """
 
     factors: Mapping[str, Factors]
     head: Mapping[str, Tensor] = field(default_factory=lambda: NO_TENSORS)
+    settings: Mapping[str, Any] = field(default_factory=lambda: NO_SETTINGS)
+
+    @staticmethod
+    def load(folder: Path | str) -> Adapter:
+        """A PEFT LoRA folder, its scaling folded into B. Needs no peft. AlgebraError says what is wrong with it."""
+        from share_algo.peft_read import read_folder
+
+        return read_folder(Path(folder))
+
+    def save(self, folder: Path | str, *, dtype: torch.dtype | None = None) -> None:
+        """Write a PEFT LoRA folder (scaling 1). Needs peft. dtype: of the factors, else as they are held."""
+        from share_algo.peft_folder import save_adapter
+
+        base_model, task_type = self.settings.get("base_model_name_or_path"), self.settings.get("task_type")
+        save_adapter(self, Path(folder), base_model=base_model, task_type=task_type, dtype=dtype)
 
     def nbytes(self) -> int:
         """Bytes of all tensors as they are held, head included."""
@@ -80,7 +109,7 @@ class Directions:
 
     def then(self, new: Directions) -> Directions:
         """These columns followed by `new`'s."""
-        return Directions(torch.cat([self.out_NK, new.out_NK], dim=1), torch.cat([self.in_DL, new.in_DL], dim=1))
+        return _joined([self, new])
 
 
 Block = Mapping[str, Directions]
@@ -133,8 +162,11 @@ class Basis:
         return iter(self._columns)
 
     def grown(self, block: Block) -> Basis:
-        """This basis and one more block. Cost: one copy of the columns."""
-        return Basis((*self.blocks, block))
+        """This basis and one more block. Cost: one copy of the columns of the modules that grow."""
+        basis = Basis((*self.blocks, block))
+        grown = {m: self._columns[m].then(new) if m in self else _joined([new]) for m, new in block.items()}
+        basis.__dict__["_columns"] = {**self._columns, **grown}
+        return basis
 
     def prefix(self, blocks: int) -> Basis:
         """The basis as it was when it had that many blocks."""
@@ -150,6 +182,7 @@ class Coefficients:
 
     P_KR: Tensor
     Q_LR: Tensor
+    layout: str = LINEAR
 
     @property
     def widths(self) -> tuple[int, int]:
@@ -162,7 +195,7 @@ class Coefficients:
         if have_K < K or have_L < L:
             raise AlgebraError(f"coefficients for {K} and {L} columns, but the basis has {have_K} and {have_L}")
         columns = directions.first(K, L)
-        return Factors(columns.out_NK @ self.P_KR, (columns.in_DL @ self.Q_LR).T)
+        return Factors(columns.out_NK @ self.P_KR, (columns.in_DL @ self.Q_LR).T, self.layout)
 
 
 @dataclass(frozen=True)
@@ -171,10 +204,15 @@ class TaskEntry:
 
     coefficients: Mapping[str, Coefficients]
     head: Mapping[str, Tensor] = field(default_factory=lambda: NO_TENSORS)
+    settings: Mapping[str, Any] = field(default_factory=lambda: NO_SETTINGS)
 
     def adapter(self, basis: Basis) -> Adapter:
         """The task as plain LoRA. Cost per module: (N K + D L) R."""
-        return Adapter({m: c.read(basis[m]) for m, c in self.coefficients.items()}, self.head)
+        return Adapter({m: c.read(basis[m]) for m, c in self.coefficients.items()}, self.head, self.settings)
+
+    def with_coefficients(self, coefficients: Mapping[str, Coefficients]) -> TaskEntry:
+        """The same head and settings, other coordinates."""
+        return replace(self, coefficients=coefficients)
 
     def nbytes(self) -> int:
         tensors = [t for c in self.coefficients.values() for t in (c.P_KR, c.Q_LR)] + list(self.head.values())
@@ -193,4 +231,9 @@ class Update:
 
 
 def _joined(parts: list[Directions]) -> Directions:
-    return Directions(torch.cat([p.out_NK for p in parts], 1), torch.cat([p.in_DL for p in parts], 1))
+    """Columns side by side, each column contiguous in memory.
+
+    So the first K columns are the same stretch of memory layout whatever follows them, and a task that is read
+    with its first columns is computed bitwise alike before and after an append.
+    """
+    return Directions(torch.cat([p.out_NK.T for p in parts]).T, torch.cat([p.in_DL.T for p in parts]).T)

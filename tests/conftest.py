@@ -5,13 +5,15 @@ from __future__ import annotations
 import csv
 import os
 import random
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from parts import Coordinator
+from parts import Coordinator, small_home
 
+DISK_BYTES = 8 << 20
 WORDS = "red green blue one two three four cat dog bird runs sleeps sings here there now then never".split()
 TASKS = {"colour": ("red", "green"), "animal": ("cat", "dog"), "number": ("one", "two")}
 
@@ -107,3 +109,30 @@ tokens_max = 16
 [data]
 folder = "{tasks}"
 """
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Coordinator]:
+    """A coordinator of one test's own, for updates made by hand."""
+    with Coordinator(small_home(tmp_path / "home"), "--no-lineage") as coordinator:
+        yield coordinator
+
+
+@pytest.fixture(scope="module")
+def shared_small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Coordinator]:
+    """The same for all tests of a module: for those that leave it as it was, or do not mind."""
+    with Coordinator(small_home(tmp_path_factory.mktemp("small") / "home"), "--no-lineage") as coordinator:
+        yield coordinator
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of DISK_BYTES, mounted for one test."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    size = f"size={DISK_BYTES}"
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", folder], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"no disk of limited size can be mounted here: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)

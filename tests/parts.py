@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,7 +20,11 @@ import numpy as np
 import safetensors.numpy
 import torch
 
+from coordinator.catalog import Catalog
 from coordinator.home import open_home
+from coordinator.journal import Journal
+from coordinator.members import Members
+from coordinator.receive import Receiver
 from protos.chunks import cut, digest_of
 from protos.fedshare.v1 import federation_pb2 as pb
 from protos.fedshare.v1.federation_pb2_grpc import FederationStub
@@ -61,12 +64,6 @@ def until(true: Callable[[], Any], what: str, seconds: float = WAIT_SECONDS_MAX)
     return found
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def fedshare(*args: object, seconds: float = 60.0, **environment: str) -> subprocess.CompletedProcess[str]:
     """`python -m fedshare ARGS` to its end."""
     return subprocess.run(
@@ -87,9 +84,10 @@ def one_sentence(ended: subprocess.CompletedProcess[str]) -> str:
 class Coordinator:
     """`python -m fedshare coordinator` on `home`. Started again it keeps its address."""
 
-    def __init__(self, home: Path, *options: str):
+    def __init__(self, home: Path, *options: str, log: Path | None = None):
         self.home, self._options = home, options
-        self.port = 0
+        self.log_file = log or home.with_name(f"{home.name}.log")
+        self.port, self.address = 0, ""
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Coordinator:
@@ -104,14 +102,6 @@ class Coordinator:
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
-
-    @property
-    def log_file(self) -> Path:
-        return self.home.with_name(f"{self.home.name}.log")
-
     def start(self) -> None:
         (self.home / "address").unlink(missing_ok=True)  # of one that was killed
         command = [sys.executable, "-m", "fedshare", "coordinator", "--home", str(self.home)]
@@ -120,7 +110,8 @@ class Coordinator:
                 [*command, "--port", str(self.port), *self._options], stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         until(self._has_address, "the coordinator serves", START_SECONDS_MAX)
-        self.port = int((self.home / "address").read_text().rpartition(":")[2])
+        self.address = (self.home / "address").read_text()
+        self.port = int(self.address.rpartition(":")[2])
 
     def kill(self) -> None:
         """As a power cut would."""
@@ -178,6 +169,48 @@ def random_adapter(spec: pb.FederationSpec, seed: int, rank: int = 2) -> Adapter
     return Adapter(factors, {"classifier.weight": torch.randn(2, 6, generator=g)})
 
 
+def honest_blob(spec: pb.FederationSpec, adapter: Adapter, basis: Basis) -> bytes:
+    return encode_update(append(basis, adapter, tolerance=spec.tolerance).update)
+
+
+def honest_header(spec: pb.FederationSpec, blob: bytes, **changes: Any) -> pb.UpdateHeader:
+    """Of an update made for version 0 by the first incarnation of a worker, unless changed."""
+    fields = {
+        "update_id": uuid.uuid4().hex,
+        "federation_id": spec.federation_id,
+        "worker": "raw",
+        "incarnation": 1,
+        "task": "task",
+        "base_version": 0,
+        "base_fingerprint": spec.base.fingerprint,
+        "digest": digest_of(blob),
+        "nbytes": len(blob),
+        "labels": ["no", "yes"],
+        "metrics": {"accuracy_when_learned": 0.5},
+    }
+    return pb.UpdateHeader(**{**fields, **changes})
+
+
+def journal_one(home: Path, seed: int) -> pb.UpdateHeader:
+    """Receive an update as a coordinator does, with nobody there to merge it: it is queued on disk."""
+    with open_home(home) as opened:
+        catalog, journal, members = Catalog(opened.engine), Journal(opened.engine), Members(opened.engine)
+        catalog.ensure_root(opened.spec.federation_id, time.time())
+        blob = honest_blob(opened.spec, random_adapter(opened.spec, seed), Basis())
+        header = honest_header(opened.spec, blob, incarnation=members.join("raw", "task", time.time()))
+        receiver = Receiver(opened.spec, journal, catalog, opened.blobs, Basis, lambda: None)
+        assert receiver.expect(header) is None
+        decision, repeated = receiver.accept(header, blob)
+        assert decision.outcome == pb.OUTCOME_QUEUED and not repeated
+    return header
+
+
+def flip_a_byte(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-3] ^= 0x10
+    file.write_bytes(content)
+
+
 class RawWorker:
     """A member that makes its updates by hand, and sees receipts as they are on the wire."""
 
@@ -206,24 +239,12 @@ class RawWorker:
     def blob(self, adapter: Adapter, base_version: int | None = None) -> tuple[int, bytes]:
         """(base version, an honest update's bytes)."""
         version, basis = self.basis(base_version)
-        return version, encode_update(append(basis, adapter, tolerance=self.spec.tolerance).update)
+        return version, honest_blob(self.spec, adapter, basis)
 
     def header(self, blob: bytes, base_version: int = 0, **changes: Any) -> pb.UpdateHeader:
         """An honest header, unless changed."""
-        fields = {
-            "update_id": uuid.uuid4().hex,
-            "federation_id": self.spec.federation_id,
-            "worker": self.worker,
-            "incarnation": self.joined.incarnation,
-            "task": self.task,
-            "base_version": base_version,
-            "base_fingerprint": self.spec.base.fingerprint,
-            "digest": digest_of(blob),
-            "nbytes": len(blob),
-            "labels": ["no", "yes"],
-            "metrics": {"accuracy_when_learned": 0.5},
-        }
-        return pb.UpdateHeader(**{**fields, **changes})
+        mine = {"worker": self.worker, "task": self.task, "incarnation": self.joined.incarnation}
+        return honest_header(self.spec, blob, **{**mine, "base_version": base_version, **changes})
 
     def submit(self, header: pb.UpdateHeader, chunks: Iterator[bytes] | bytes) -> pb.Receipt:
         """Once, without any patience."""

@@ -157,12 +157,15 @@ class Client:
 
 
 def _translated(error: grpc.RpcError, address: str) -> WorkerError:
-    """The one place where gRPC's errors become ours."""
+    """The one place where gRPC's errors become ours. ABORTED: the coordinator is there, and asks for another try."""
     if error.code() in AWAY:
         return CoordinatorAway(f"no coordinator answers at {address}: start it, or name another --coordinator")
+    if error.code() is grpc.StatusCode.ABORTED:
+        return CoordinatorAway(error.details())
     if error.code() in (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.INVALID_ARGUMENT):
         return Refusal(error.details())
-    return WorkerError(f"the coordinator at {address} failed ({error.code().name}): {error.details()}")
+    first = (str(error.details()).splitlines() or [""])[0]
+    return WorkerError(f"the coordinator at {address} failed ({error.code().name}): {first}")
 
 
 def _parts(header: pb.UpdateHeader, blob: bytes) -> Iterator[pb.SubmitRequest]:

@@ -14,8 +14,9 @@ from torch import Tensor
 from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from protos.fedshare.v1.federation_pb2 import FederationSpec, Recipe
-from share_algo import Adapter, Basis
-from share_algo.training import COEFFICIENTS, NEW_DIRECTIONS, constrain, release
+from share_algo import Basis, append, lift
+from share_algo.codec import decode_update, encode_update
+from share_algo.training import COEFFICIENTS, NEW_DIRECTIONS, attach, constrain, release
 from workers.base_model import BaseModel
 from workers.tasks import Example, TaskData
 
@@ -25,10 +26,10 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Fitted:
-    """A trained task. `model` is plain PEFT LoRA again, with the adapter in it."""
+    """A trained task. `model` is plain PEFT LoRA again, and computes exactly what the update `blob` means."""
 
     model: PeftModel
-    adapter: Adapter
+    blob: bytes
     steps: int
     seconds: float
 
@@ -42,15 +43,19 @@ def fit(
     progress: Progress = lambda done, total: None,
     pause_seconds: float = 0.0,
 ) -> Fitted:
-    """Train coefficients, new directions and head. Deterministic for a given thread count.
+    """Train beside the basis, then keep the fewest directions and ranks that hold what was learned, in compact form.
 
-    pause_seconds: sleep after each step, to be as slow as another machine.
+    Deterministic for a given thread count.
     """
     model = lora_model(base, spec, len(task.labels))
+    steps = steps_of(spec.recipe, len(task.train))
     constrain(model, basis, new_directions=new_directions(spec, basis), seed=spec.seed)
     started = time.monotonic()
-    steps = train(model, base, spec.recipe, task.train, spec.seed, _Steps(progress, pause_seconds))
-    return Fitted(model, release(model), steps, time.monotonic() - started)
+    train(model, base, spec.recipe, task.train, spec.seed, steps, _Steps(progress, pause_seconds))
+    small = append(basis, release(model), tolerance=spec.directions.tolerance).update
+    blob = encode_update(small, compact=True)
+    attach(model, lift(decode_update(blob), basis))
+    return Fitted(model, blob, steps, time.monotonic() - started)
 
 
 def new_directions(spec: FederationSpec, basis: Basis) -> int:
@@ -73,27 +78,29 @@ def lora_model(base: BaseModel, spec: FederationSpec, labels: int) -> PeftModel:
         return get_peft_model(base.classifier(labels, spec.seed), config)
 
 
+def steps_of(recipe: Recipe, examples: int) -> int:
+    """Optimizer steps of a whole fit."""
+    return max(1, round(-(-examples // recipe.batch_size) * recipe.epochs))
+
+
 def train(
     model: PeftModel,
     base: BaseModel,
     recipe: Recipe,
     examples: Sequence[Example],
     seed: int,
+    steps: int,
     callback: TrainerCallback,
-) -> int:
-    """Train whatever requires a gradient; returns the number of steps."""
-    rows = _encoded(base, examples, recipe.tokens_max)
-    per_epoch = -(-len(rows) // recipe.batch_size)
-    steps = max(1, round(per_epoch * recipe.epochs))
+) -> None:
+    """Train whatever requires a gradient, for so many steps of one learning-rate cycle."""
     optimizer = torch.optim.AdamW(_groups(model, recipe), weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=[group["lr"] for group in optimizer.param_groups], total_steps=steps + 1
-    )
+    rates = [group["lr"] for group in optimizer.param_groups]
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rates, total_steps=steps + 1)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
             model=model,
             args=_arguments(folder, recipe, steps, seed),
-            train_dataset=rows,
+            train_dataset=_encoded(base, examples, recipe.tokens_max),
             data_collator=DataCollatorWithPadding(base.tokenizer),
             optimizers=(optimizer, schedule),
             callbacks=[callback],
@@ -102,7 +109,6 @@ def train(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # transformers speaks to itself
             trainer.train()
-    return steps
 
 
 class _Steps(TrainerCallback):

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from protos.chunks import digest_of
 from protos.fedshare.v1 import federation_pb2 as pb
-from share_algo import Basis, append, lift
-from share_algo.codec import decode_block, decode_entry, encode_update
+from share_algo import Basis
+from share_algo.codec import decode_block, decode_entry
 from share_algo.training import attach
 from workers.base_model import BaseModel, find_base_model
 from workers.client import Client
@@ -146,10 +146,8 @@ class Life:
             progress=lambda done, total: self._now(fraction=done / total),
             pause_seconds=self.plan.pause_seconds,
         )
-        update = append(basis, fitted.adapter, tolerance=self.spec.directions.tolerance).update
-        self.model = attach(fitted.model, lift(update, basis))  # measured is what is sent
+        self.model = fitted.model
         logits = self._logits()
-        blob = encode_update(update)
         measured = {
             "accuracy_when_learned": accuracy(logits, self.task.test),
             "train_examples": float(len(self.task.train)),
@@ -157,7 +155,7 @@ class Life:
             "fit_seconds": fitted.seconds,
         }
         return self.home.outbox.put(
-            self.plan.task, manifest.version, blob, digest_of(blob), self.task.labels, measured, logits
+            self.plan.task, manifest.version, fitted.blob, digest_of(fitted.blob), self.task.labels, measured, logits
         )
 
     def _deliver(self, parcel: Parcel) -> None:

@@ -1,0 +1,50 @@
+"""What is known about a task's error: true, or an upper bound, never a hope.
+
+Every append and every compaction is an orthogonal projection into a space inside the one before, so their errors
+are orthogonal and compose exactly: error^2 = first^2 + second^2. What is no projection (a smaller rank, averaging,
+quantising) is `loose`: it may lean on later errors, by at most 2 loose * later.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+ROUNDING = 1e-6
+"""Allowance, relative to ||dW||, for storing a rotated basis and coefficients in float32."""
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """||dW - kept||_F <= error, where ||dW||_F = norm, over all modules together. dW: as it first arrived.
+
+    loose: the part of the error that is not orthogonal to what is kept.
+    """
+
+    norm: float
+    error: float
+    loose: float = 0.0
+    is_bound: bool = False
+
+    @property
+    def relative_error(self) -> float:
+        return self.error / self.norm if self.norm else 0.0
+
+    def projected(self, error: float) -> Certificate:
+        """After one more orthogonal projection inside the kept space, which lost `error`."""
+        if error == 0:
+            return self
+        both = math.sqrt(self.error**2 + error**2 + 2 * self.loose * error)
+        is_bound = self.is_bound or self.loose > ROUNDING * self.norm
+        return Certificate(self.norm, both + ROUNDING * self.norm, self.loose, is_bound)
+
+    def moved(self, error: float) -> Certificate:
+        """After any change of at most `error`: triangle inequality."""
+        is_bound = self.is_bound or min(self.error, error) > ROUNDING * self.norm
+        return Certificate(self.norm, self.error + error, self.loose + error, is_bound)
+
+
+def largest(certificates: Iterable[Certificate]) -> float:
+    """The largest relative error (0 for none): of each task at most this."""
+    return max((c.relative_error for c in certificates), default=0.0)

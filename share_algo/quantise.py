@@ -1,0 +1,62 @@
+"""The compact form of named tensors: fewer bytes, and a meaning of its own that is exact.
+
+    directions    int8, one float32 scale a column            NAME -> NAME (int8) and NAME + ".scale"
+    all others    bfloat16
+
+A sender rounds first and measures what is left: restored tensors are what everybody computes with, so nothing is
+lost on the way. `reduced` of restored tensors gives the same bytes again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from share_algo.errors import AlgebraError
+
+SCALE = ".scale"
+LEVELS = 127
+DIRECTIONS = ("out/", "in/")
+HEAD = "head/"
+
+
+def reduced(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The compact form of float tensors by name. An entry of a column moves by at most max / (2 LEVELS)."""
+    small: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if name.startswith(DIRECTIONS):
+            small[name], small[name + SCALE] = _quantised(tensor)
+        else:
+            small[name] = tensor.to(torch.bfloat16)
+    return small
+
+
+def restored(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Directions and coefficients in float32, heads as they came, from either form.
+
+    AlgebraError for a quantised tensor without its scale, or with one that does not fit.
+    """
+    whole: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if name.endswith(SCALE):
+            continue
+        if tensor.dtype == torch.int8:
+            tensor = _restored(name, tensor, tensors.get(name + SCALE))
+        elif tensor.dtype == torch.bfloat16 and not name.startswith(HEAD):
+            tensor = tensor.float()
+        whole[name] = tensor
+    return whole
+
+
+def _quantised(tensor_NK: Tensor) -> tuple[Tensor, Tensor]:
+    scale_K = tensor_NK.abs().amax(dim=0).float() / LEVELS
+    steps = tensor_NK / scale_K.clamp_min(torch.finfo(torch.float32).tiny)
+    return steps.round().to(torch.int8), scale_K
+
+
+def _restored(name: str, steps_NK: Tensor, scale_K: Tensor | None) -> Tensor:
+    if scale_K is None or steps_NK.ndim != 2 or scale_K.shape != (steps_NK.shape[1],):
+        raise AlgebraError(f"{name}: an int8 tensor needs one scale for each column")
+    return steps_NK.float() * scale_K.float()

@@ -1,0 +1,70 @@
+"""A blob is whole under its digest or not there; damage is found by the digest, and named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from parts import Coordinator, RawWorker, flip_a_byte, random_adapter, small_home
+
+from coordinator.blobs import Blobs
+from coordinator.errors import CoordinatorError
+from protos.chunks import digest_of
+from workers.errors import WorkerError
+
+
+def test_blob_is_found_under_its_digest(tmp_path: Path):
+    blobs = Blobs(tmp_path)
+    digest = blobs.put(b"content")
+    assert digest == digest_of(b"content") and blobs.get(digest) == b"content"
+
+
+def test_same_blob_is_kept_once(tmp_path: Path):
+    blobs = Blobs(tmp_path)
+    assert blobs.put(b"content") == blobs.put(b"content")
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_flipped_byte_is_found_and_the_file_is_named(tmp_path: Path):
+    blobs = Blobs(tmp_path)
+    digest = blobs.put(b"content")
+    flip_a_byte(blobs.path(digest))
+    with pytest.raises(CoordinatorError, match=f"{digest}.safetensors is damaged"):
+        blobs.get(digest)
+
+
+def test_damaged_blob_that_comes_again_is_mended(tmp_path: Path):
+    blobs = Blobs(tmp_path)
+    digest = blobs.put(b"content")
+    flip_a_byte(blobs.path(digest))
+    assert blobs.put(b"content") == digest
+    assert blobs.get(digest) == b"content"
+
+
+def test_missing_blob_is_named(tmp_path: Path):
+    with pytest.raises(CoordinatorError, match=f"{'a' * 64}.safetensors is missing"):
+        Blobs(tmp_path).get("a" * 64)
+
+
+def test_torn_files_are_cleared_away_at_the_start(tmp_path: Path):
+    home = small_home(tmp_path / "home")
+    torn, whole = home / "blobs" / "tmpabc.part", home / "blobs" / f"{digest_of(b'x')}.safetensors"
+    torn.write_bytes(b"half of a bl")
+    whole.write_bytes(b"x")
+    with Coordinator(home, "--no-lineage"):
+        assert not torn.exists() and whole.exists()
+
+
+def test_fetch_of_a_damaged_blob_names_it_and_the_rest_is_still_served(small: Coordinator):
+    with RawWorker(small.address) as raw:
+        for seed in range(2):
+            raw.teach(random_adapter(raw.spec, seed), task=f"task-{seed}")
+        small.drained()
+        manifest, _ = raw.client.fetch(None, every_task=True)
+        damaged = manifest.tasks[0].entry.digest
+        flip_a_byte(small.home / "blobs" / f"{damaged}.safetensors")
+        with small.client() as client:
+            with pytest.raises(WorkerError, match=f"DATA_LOSS.*{damaged}.safetensors is damaged"):
+                client.fetch(None, tasks=["task-0"])
+            _, blobs = client.fetch(None, tasks=["task-1"])
+    assert manifest.tasks[1].entry.digest in blobs and damaged not in blobs

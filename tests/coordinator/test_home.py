@@ -1,0 +1,197 @@
+"""A home belongs to one federation and one coordinator; whatever is wrong with it is one sentence and exit code 2."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from parts import (
+    Coordinator,
+    RawWorker,
+    fedshare,
+    flip_a_byte,
+    one_sentence,
+    random_adapter,
+    small_home,
+    small_spec,
+)
+
+from coordinator.errors import CoordinatorError
+from coordinator.home import open_home
+from coordinator.process import serve
+from coordinator.service import STOP_SECONDS_MAX
+from protos.fedshare.v1 import federation_pb2 as pb
+
+
+def refuses_to_start(home: Path, *options: object) -> str:
+    return one_sentence(fedshare("coordinator", "--home", home, "--port", 0, "--no-lineage", *options))
+
+
+def test_second_coordinator_on_a_home_is_refused_and_the_first_goes_on(small: Coordinator):
+    said = refuses_to_start(small.home)
+    assert said == f"another coordinator is running on {small.home}: stop it, or use another --home"
+    assert (small.home / "address").read_text() == small.address
+    assert small.status().head == 0
+
+
+def test_home_is_free_again_after_its_coordinator_was_killed(small: Coordinator):
+    small.kill()
+    small.start()
+    assert small.status().head == 0
+
+
+def test_port_in_use_is_refused(tmp_path: Path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        said = one_sentence(
+            fedshare("coordinator", "--home", small_home(tmp_path / "home"), "--port", port, "--no-lineage")
+        )
+    assert said == f"cannot listen on 127.0.0.1:{port}: the port is in use; choose another --port"
+    assert not (tmp_path / "home" / "address").exists()
+
+
+def test_host_that_is_not_loopback_is_refused(tmp_path: Path):
+    said = one_sentence(fedshare("coordinator", "--home", tmp_path / "home", "--host", "0.0.0.0"))
+    assert said.startswith("refusing to listen on 0.0.0.0: ")
+    assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize("host", ["::", "192.0.2.1", "example.org", "", "127.0.0.1.example.org"])
+def test_no_spelling_of_another_host_is_served(tmp_path: Path, host: str):
+    with pytest.raises(CoordinatorError, match=f"^refusing to listen on {host}: "):
+        serve(tmp_path / "home", small_spec(), host=host, port=0)
+    assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize("host", ["::1", "localhost"])
+def test_other_spellings_of_loopback_are_served(tmp_path: Path, host: str):
+    if host == "::1" and not has_ipv6():
+        pytest.skip("this machine has no IPv6 loopback")
+    with Coordinator(small_home(tmp_path / "home"), "--no-lineage", "--host", host) as coordinator:
+        assert (coordinator.home / "address").read_text() == coordinator.address
+        assert coordinator.status().spec.name == "small"
+
+
+def has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+        return True
+    except OSError:
+        return False
+
+
+def test_folder_that_is_no_home_needs_a_federation_file_and_stays_as_it_was(tmp_path: Path):
+    said = refuses_to_start(tmp_path / "nothing")
+    assert said == f"{tmp_path / 'nothing'} is not a coordinator's home yet: name a federation file to make it one"
+    assert not (tmp_path / "nothing").exists()
+
+
+@pytest.mark.parametrize("home", ["file", "file/home"])
+def test_home_that_is_a_file_or_below_one_is_refused(tmp_path: Path, home: str):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CoordinatorError, match=f"^cannot use {tmp_path}/{home} as a home: "):
+        open_home(tmp_path / home, small_spec())
+
+
+@pytest.fixture
+def read_only(tmp_path: Path) -> Iterator[Path]:
+    """A home that was made on a disk which cannot be written any more."""
+    small_home(tmp_path / "disk" / "home")
+    if os.geteuid():
+        (tmp_path / "disk" / "home").chmod(0o500)
+        yield tmp_path / "disk" / "home"
+        (tmp_path / "disk" / "home").chmod(0o700)
+        return
+    mounted = subprocess.run(["mount", "--bind", "-o", "ro", tmp_path / "disk", tmp_path / "disk"], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"no read-only disk can be mounted here: {mounted.stderr.decode().strip()}")
+    yield tmp_path / "disk" / "home"
+    subprocess.run(["umount", tmp_path / "disk"], check=True)
+
+
+def test_home_that_cannot_be_written_is_refused(read_only: Path):
+    assert refuses_to_start(read_only).startswith(f"cannot use {read_only} as a home: ")
+
+
+def test_journal_that_is_not_a_database_is_named(tmp_path: Path):
+    (tmp_path / "journal.sqlite").write_bytes(b"not a database, but long enough to look at" * 100)
+    said = refuses_to_start(tmp_path)
+    assert said == f"cannot open {tmp_path / 'journal.sqlite'}: file is not a database"
+
+
+def test_damaged_block_is_named_at_the_start(tmp_path: Path):
+    home = small_home(tmp_path / "home")
+    with Coordinator(home, "--no-lineage") as coordinator:
+        block = learn_one(coordinator)
+        assert coordinator.stop() == 0
+    flip_a_byte(home / "blobs" / f"{block}.safetensors")
+    said = refuses_to_start(home)
+    assert said == f"{home}/blobs/{block}.safetensors is damaged: its bytes do not have the digest that is its name"
+    (home / "blobs" / f"{block}.safetensors").unlink()
+    with pytest.raises(CoordinatorError, match=f"{block}.safetensors is missing: restore it from a copy of this home"):
+        serve(home, None, host="127.0.0.1", port=0, lineage=False)
+
+
+def learn_one(coordinator: Coordinator) -> str:
+    """The digest of the block that was added."""
+    with RawWorker(coordinator.address) as raw:
+        raw.teach(random_adapter(raw.spec, 1))
+        coordinator.drained()
+        return raw.client.fetch(1)[0].blocks[0].digest
+
+
+CHANGES = {
+    "name": {"name": "other"},
+    "base": {"base": pb.BaseModel(name="none", fingerprint="e" * 64)},
+    "modules": {"modules": [pb.TargetModule(name="encoder.a", out_features=12, in_features=10)]},
+    "rank": {"rank": 8},
+    "tolerance": {"tolerance": 1e-3},
+    "seed": {"seed": 8},
+}
+
+
+@pytest.mark.parametrize("field", CHANGES)
+def test_home_of_another_federation_is_refused(tmp_path: Path, field: str):
+    home, other = small_home(tmp_path / "home"), small_spec()
+    other.ClearField(field)
+    other.MergeFrom(pb.FederationSpec(**CHANGES[field]))
+    with pytest.raises(CoordinatorError, match=f"belongs to the federation 'small', whose {field} is not that of"):
+        open_home(home, other)
+    with open_home(home) as opened:
+        assert opened.spec.name == "small"
+
+
+def test_home_of_another_federation_than_the_files_is_refused(tmp_path: Path, federation_toml: Path):
+    home = small_home(tmp_path / "home")
+    said = one_sentence(fedshare("coordinator", federation_toml, "--home", home, "--port", 0))
+    assert said == f"{home} belongs to the federation 'small', whose name is not that of 'tiny': use another --home"
+
+
+def test_home_keeps_its_federation_id_from_start_to_start(tmp_path: Path):
+    home = small_home(tmp_path / "home")
+    ids = set()
+    for _ in range(2):
+        with open_home(home, small_spec()) as opened:
+            ids.add(opened.spec.federation_id)
+    assert len(ids) == 1 and all(len(found) == 32 for found in ids)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_coordinator_ends_well_and_takes_its_address_away(small: Coordinator, number: signal.Signals):
+    with small.client() as client:
+        watch = client.watch()
+        assert next(watch).version == 0  # somebody is watching, and is not waited for
+        asked = time.monotonic()
+        assert small.stop(number) == 0
+        assert time.monotonic() - asked < STOP_SECONDS_MAX
+    assert not (small.home / "address").exists()
+    assert "Traceback" not in small.log()
