@@ -20,10 +20,13 @@ class Blobs:
             torn.unlink()
 
     def put(self, blob: bytes) -> str:
-        """Write, fsync, rename, fsync the folder. Raises OSError (a full disk) with nothing left behind."""
+        """Write, fsync, rename, fsync the folder. A damaged file is mended.
+
+        Raises OSError (a full disk) with nothing left behind.
+        """
         digest = digest_of(blob)
         path = self.path(digest)
-        if path.exists():
+        if path.exists() and digest_of(path.read_bytes()) == digest:
             return digest
         handle, part = tempfile.mkstemp(suffix=".part", dir=self.folder)
         try:

@@ -74,23 +74,23 @@ class Lineage:
         self._wake.set()
 
     def stop(self) -> None:
-        """Write what is there, within DRAIN_SECONDS_MAX; the rest is written by the next start."""
+        """Write what is there, within DRAIN_SECONDS_MAX; the rest, and all where MLflow is away, by the next start."""
         self._stopping.set()
         self._wake.set()
         self._thread.join(DRAIN_SECONDS_MAX)
 
     def _run(self) -> None:
-        pause, store = POLL_SECONDS, None
-        while True:
+        pause, store, away = POLL_SECONDS, None, False
+        while not (away and self._stopping.is_set()):
             last = self._stopping.is_set()
             try:
                 store = store or _Store(self.uri, self._artifacts, self._name, self._federation_id)
                 while self._copy_versions(store) or self._copy_measurements(store):
                     pass
-                pause = POLL_SECONDS
+                pause, away = POLL_SECONDS, False
             except Exception as error:  # whatever MLflow raises: say it once, stay out of the way
                 log.warning("MLflow at %s is away (%s): lineage waits", self.uri, type(error).__name__)
-                pause = min(2 * pause, AWAY_SECONDS_MAX)
+                pause, away = min(2 * pause, AWAY_SECONDS_MAX), True
             if last:
                 return
             self._wake.wait(pause)

@@ -43,12 +43,12 @@ class Measured:
     def of_task(self, task: str = "") -> list[Measurement]:
         """All of one task, or of every task where none is named."""
         query = select(metrics)
-        return self._read(query.where(metrics.c.task == task) if task else query)
+        return self._read(query.where(metrics.c.task == task) if task else query, READ_MAX)
 
     def after(self, id: int, limit: int) -> list[Measurement]:
-        return self._read(select(metrics).where(metrics.c.id > id).limit(limit))
+        return self._read(select(metrics).where(metrics.c.id > id), limit)
 
-    def _read(self, query) -> list[Measurement]:  # type: ignore[no-untyped-def]
+    def _read(self, query, limit: int) -> list[Measurement]:  # type: ignore[no-untyped-def]
         with self._engine.connect() as connection:
-            rows = connection.execute(query.order_by(metrics.c.id).limit(READ_MAX)).all()
+            rows = connection.execute(query.order_by(metrics.c.id).limit(limit)).all()
         return [Measurement(*row) for row in rows]

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 from share_algo import Adapter, AlgebraError, Appended, Basis, Block, TaskEntry, Update, append, lift
 
-
 FLOAT32_BYTES = 4
 
 

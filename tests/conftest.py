@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from parts import Coordinator, small_home
 
@@ -21,6 +22,8 @@ TASKS = {"colour": ("red", "green"), "animal": ("cat", "dog"), "number": ("one",
 def pytest_configure() -> None:
     """Before anything is imported that reads it: no test asks a model hub."""
     os.environ["HF_HUB_OFFLINE"] = "1"
+    settings.register_profile("untimed", deadline=None)  # a slow machine is not a failure
+    settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session", autouse=True)

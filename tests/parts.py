@@ -12,6 +12,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from protos.fedshare.v1.federation_pb2_grpc import FederationStub
 from share_algo import Adapter, Basis, Factors, append
 from share_algo.codec import decode_block, encode_update
 from workers.client import Client
+from workers.life import Life, Plan, Progress
 
 START_SECONDS_MAX = 60.0
 STOP_SECONDS_MAX = 60.0
@@ -291,3 +293,23 @@ def relative_error(wanted: Mapping[str, np.ndarray], found: Mapping[str, np.ndar
     assert wanted.keys() == found.keys()
     lost = sum(np.square(wanted[m] - found[m]).sum() for m in wanted)
     return float(np.sqrt(lost / sum(np.square(w).sum() for w in wanted.values())))
+
+
+@dataclass
+class Led:
+    """A worker's life that was led to its end in this process, and the stages it went through."""
+
+    end: Progress
+    stages: list[str]
+
+
+def lead(plan: Plan, at: Mapping[str, Callable[[], object]] | None = None) -> Led:
+    """Lead a life; `at` says what happens when it comes to a stage, each once."""
+    stages, due = [], dict(at or {})
+
+    def tell(progress: Progress) -> None:
+        if stages[-1:] != [progress.stage]:
+            stages.append(progress.stage)
+            due.pop(progress.stage, lambda: None)()
+
+    return Led(Life(plan, tell, lambda: False).lead(), stages)

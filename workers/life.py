@@ -131,8 +131,9 @@ class Life:
         return reply.learned if reply.HasField("learned") else None
 
     def _learn_unless(self, learned: pb.Verdict | None) -> list[Parcel]:
-        here = learned and learned.outcome in (pb.OUTCOME_QUEUED, pb.OUTCOME_MERGED)
-        return [] if here and not self.plan.learn_again else [self._learn()]
+        if learned is None or self.plan.learn_again or self._verdict(learned).outcome != pb.OUTCOME_MERGED:
+            return [self._learn()]
+        return []
 
     def _learn(self) -> Parcel:
         self._now("fetching")
@@ -175,7 +176,8 @@ class Life:
         self._evaluate(verdict.version, parcel.header.metrics, parcel.trained_logits())
         self.home.outbox.done(parcel)
 
-    def _verdict(self, receipt: pb.Receipt) -> pb.Verdict:
+    def _verdict(self, receipt: pb.Receipt | pb.Verdict) -> pb.Verdict:
+        """Final: merged or skipped."""
         if not self.watcher.wait(lambda n: n.consumed_position >= receipt.position, VERDICT_SECONDS_MAX):
             raise WorkerError(
                 f"no verdict on {receipt.update_id} after {VERDICT_SECONDS_MAX:.0f} s: it is safe; come back later"

@@ -1,0 +1,57 @@
+"""The compact form: what is rounded once is exact from then on."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from share_algo import Adapter, AlgebraError, Basis, Factors, append, lift
+from share_algo.canonical import difference_norm, norm
+from share_algo.codec import decode_update, encode_update
+from share_algo.quantise import LEVELS, reduced, restored
+
+
+def sample(seed: int) -> Adapter:
+    g = torch.Generator().manual_seed(seed)
+    factors = Factors(torch.randn(400, 4, generator=g), torch.randn(4, 300, generator=g))
+    return Adapter({"m": factors}, {"classifier.weight": torch.randn(3, 40, generator=g)})
+
+
+@given(st.integers(0, 2**31))
+def test_rounding_twice_gives_the_same_bytes(seed: int) -> None:
+    blob = encode_update(append(Basis(), sample(seed)).update, compact=True)
+    assert encode_update(decode_update(blob), compact=True) == blob
+
+
+@given(st.integers(0, 2**31))
+def test_every_entry_moves_by_at_most_half_a_step_of_its_column(seed: int) -> None:
+    tensor = torch.randn(50, 6, generator=torch.Generator().manual_seed(seed))
+    moved = (restored(reduced({"out/m": tensor}))["out/m"] - tensor).abs()
+    assert (moved <= 0.5001 * tensor.abs().amax(dim=0) / LEVELS).all()
+
+
+def test_a_rounded_update_is_within_two_percent_at_a_third_of_the_bytes() -> None:
+    update = append(Basis(), sample(0)).update
+    blob = encode_update(update, compact=True)
+    before, after = (lift(u, Basis()).factors["m"] for u in (update, decode_update(blob)))
+    assert difference_norm(before, after) / norm(before) < 0.02
+    assert len(blob) < len(encode_update(update)) / 3
+    merged = append(Basis(), lift(decode_update(blob), Basis()), tolerance=1e-5)
+    assert math.isclose(merged.relative_error, 0, abs_tol=1e-5)
+
+
+def test_a_column_of_zeros_stays_zero() -> None:
+    assert torch.equal(restored(reduced({"in/m": torch.zeros(5, 2)}))["in/m"], torch.zeros(5, 2))
+
+
+@pytest.mark.parametrize("scale", [None, torch.ones(3), torch.ones(2, 2)])
+def test_an_int8_tensor_without_its_scale_is_refused_by_name(scale: torch.Tensor | None) -> None:
+    tensors = {"out/m": torch.ones(5, 2, dtype=torch.int8)}
+    if scale is not None:
+        tensors["out/m.scale"] = scale
+    with pytest.raises(AlgebraError, match="out/m"):
+        restored(tensors)

@@ -1,0 +1,144 @@
+"""Training inside a subspace: PEFT's own LoRA layers, constrained and released. The oracle is PEFT itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+
+from share_algo import AlgebraError, Basis, append, attach, constrain, lift, release
+from share_algo.training import COEFFICIENTS, NEW_DIRECTIONS, lora_layers, read
+
+RANK, N, D = 4, 20, 12
+
+
+class Net(nn.Module):
+    """Two linear layers and a head: `proj` gets LoRA, `head` is trained whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(6, D)
+        self.proj = nn.Linear(D, N)
+        self.head = nn.Linear(N, 3)
+        self.config = {"model_type": "net"}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.tanh(self.proj(torch.tanh(self.inner(x)))))
+
+
+def net() -> Net:
+    """The same base model at each call."""
+    torch.manual_seed(0)
+    return Net()
+
+
+@pytest.fixture
+def x() -> torch.Tensor:
+    return torch.randn(16, 6, generator=torch.Generator().manual_seed(1))
+
+
+def lora() -> PeftModel:
+    config = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=["proj"], modules_to_save=["head"])
+    return get_peft_model(net(), config)
+
+
+def trained(model: PeftModel, x: torch.Tensor, steps: int = 5, rate: float = 0.1) -> PeftModel:
+    """Plain gradient descent towards fixed labels."""
+    labels = torch.arange(len(x)) % 3
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    for _ in range(steps):
+        loss = nn.functional.cross_entropy(model(x), labels)
+        for p, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+            p.data -= rate * gradient
+    return model
+
+
+def learned_basis(x: torch.Tensor) -> Basis:
+    model = trained(constrain(lora(), Basis(), new_directions=2, seed=0), x)
+    return Basis((append(Basis(), release(model)).update.block,))
+
+
+def test_it_starts_as_the_base_model_with_a_gradient_on_both_kinds_of_parameter(x: torch.Tensor) -> None:
+    basis = learned_basis(x)
+    plain = net()(x)
+    model = constrain(lora(), basis, new_directions=2, seed=0)
+    assert torch.equal(model(x), plain)
+    model(x).square().sum().backward()
+    out_side = model.base_model.model.proj.lora_B["default"].parametrizations.weight[0]
+    assert out_side.coefficients.grad.abs().max() > 0 and out_side.new_directions.grad.abs().max() > 0
+
+
+def test_only_coefficients_new_directions_and_head_are_trained(x: torch.Tensor) -> None:
+    basis = learned_basis(x)
+    frozen = {m: (basis[m].out_NK.clone(), basis[m].in_DL.clone()) for m in basis}
+    model = trained(constrain(lora(), basis, new_directions=1, seed=0), x)
+    names = [name for name, p in model.named_parameters() if p.requires_grad]
+    assert all(name.endswith((COEFFICIENTS, NEW_DIRECTIONS)) or ".head." in name for name in names)
+    for module, (out, inn) in frozen.items():
+        assert torch.equal(basis[module].out_NK, out) and torch.equal(basis[module].in_DL, inn)
+
+
+def test_what_is_learned_stays_in_the_basis_and_the_new_directions(x: torch.Tensor) -> None:
+    basis = learned_basis(x)
+    model = trained(constrain(lora(), basis, new_directions=1, seed=0), x)
+    report = append(basis, release(model)).modules["proj"]
+    assert report.new_out <= 1 and report.new_in <= 1 and report.relative_error <= 1e-5
+    inside = trained(constrain(lora(), basis, new_directions=0, seed=0), x)
+    assert not append(basis, release(inside)).update.block
+
+
+def test_with_an_empty_basis_and_all_ranks_new_it_is_plain_lora_step_by_step(x: torch.Tensor) -> None:
+    constrained = constrain(lora(), Basis(), new_directions=RANK, seed=0)
+    start = (
+        {name: module for name, module in lora_layers(constrained)}["proj"].lora_A["default"].weight.detach().clone()
+    )
+    plain = lora()
+    plain.base_model.model.proj.lora_A["default"].weight.data = start
+    for model in (constrained, plain):  # only what LoRA itself moves
+        for name, p in model.named_parameters():
+            p.requires_grad_(p.requires_grad and not name.endswith(COEFFICIENTS))
+    assert torch.allclose(trained(constrained, x)(x), trained(plain, x)(x), atol=1e-6)
+
+
+def test_releasing_changes_no_output_and_leaves_plain_lora(x: torch.Tensor, tmp_path: Path) -> None:
+    model = trained(constrain(lora(), learned_basis(x), new_directions=2, seed=0), x)
+    before = model(x)
+    release(model)
+    assert torch.equal(model(x), before)
+    model.save_pretrained(tmp_path)
+    again = PeftModel.from_pretrained(net(), tmp_path)
+    assert torch.allclose(again(x), before, atol=1e-6)
+
+
+def test_an_adapter_attached_to_a_fresh_model_computes_the_same(x: torch.Tensor) -> None:
+    basis = learned_basis(x)
+    model = trained(constrain(lora(), basis, new_directions=1, seed=0), x)
+    adapter = release(model)
+    kept = lift(append(basis, adapter).update, basis)
+    fresh = attach(lora(), kept)
+    assert torch.allclose(fresh(x), model(x), atol=1e-5)
+    assert torch.allclose(read(fresh).factors["proj"].delta_ND(), adapter.factors["proj"].delta_ND(), atol=1e-5)
+
+
+def test_workers_with_one_seed_start_alike_and_with_another_they_do_not() -> None:
+    def first_row(seed: int) -> torch.Tensor:
+        model = constrain(lora(), Basis(), new_directions=RANK, seed=seed)
+        return dict(lora_layers(model))["proj"].lora_A["default"].weight.detach()
+
+    assert torch.equal(first_row(5), first_row(5))
+    assert not torch.allclose(first_row(5), first_row(6))
+
+
+def test_no_direction_to_train_in_is_refused_by_name() -> None:
+    with pytest.raises(AlgebraError, match="proj: no directions"):
+        constrain(lora(), Basis(), new_directions=0, seed=0)
+
+
+def test_an_adapter_for_other_modules_is_refused_by_name(x: torch.Tensor) -> None:
+    adapter = read(lora())
+    renamed = type(adapter)({"other": adapter.factors["proj"]}, adapter.head)
+    with pytest.raises(AlgebraError, match="other"):
+        attach(lora(), renamed)
