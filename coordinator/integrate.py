@@ -18,7 +18,7 @@ from coordinator.blobs import Blobs
 from coordinator.catalog import BlobName, Catalog, Version
 from coordinator.errors import CoordinatorError
 from coordinator.journal import Journal, Position
-from coordinator.transition import Arrived, Merged, Skipped, State, step
+from coordinator.transition import Arrived, Merged, Record, Skipped, State, step
 from protos.fedshare.v1.federation_pb2 import FederationSpec
 from share_algo import AlgebraError, Basis
 from share_algo.codec import decode_block, decode_update, encode_block, encode_entry
@@ -36,6 +36,19 @@ class Announcement:
 
     head: Version
     consumed: int
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """A merge as it will be stored. No block: nothing was added to the basis."""
+
+    block: bytes | None
+    entry: bytes
+    record: Record
+
+
+def _encoded(merged: Merged) -> _Encoded:
+    return _Encoded(encode_block(merged.block) if merged.block else None, encode_entry(merged.entry), merged.record)
 
 
 class Integrator:
@@ -95,17 +108,23 @@ class Integrator:
         position = self._journal.after(self._consumed)
         if position is None:
             return False
-        try:
-            state, result = step(self._state, self._arrived(position), self._spec.tolerance, self._spec.rank)
-        except (CoordinatorError, AlgebraError) as error:
-            state, result = self._state, Skipped(str(error))
-        except Exception as error:  # ours to mend; one bad entry must not stop the rest
-            log.exception("merging failed update=%s", position.submission.update_id)
-            state, result = self._state, Skipped(f"internal error: {type(error).__name__}: {error}")
+        state, result = self._merged(position)
         head = self._store(position, result)
         self._state, self._head, self._consumed = state, head, position.position
         self._announce(self.announcement)
         return True
+
+    def _merged(self, position: Position) -> tuple[State, _Encoded | Skipped]:
+        """Whatever one entry holds, it must not stop the rest."""
+        try:
+            arrived = self._arrived(position)
+            state, result = step(self._state, arrived, self._spec.tolerance, self._spec.rank)
+            return state, result if isinstance(result, Skipped) else _encoded(result)
+        except (CoordinatorError, AlgebraError) as error:
+            return self._state, Skipped(str(error))
+        except Exception as error:  # ours to mend
+            log.exception("merging failed update=%s", position.submission.update_id)
+            return self._state, Skipped(f"internal error: {type(error).__name__}: {error}")
 
     def _arrived(self, position: Position) -> Arrived:
         s = position.submission
@@ -124,14 +143,14 @@ class Integrator:
             metrics=s.metrics,
         )
 
-    def _store(self, position: Position, result: Merged | Skipped) -> Version:
+    def _store(self, position: Position, result: _Encoded | Skipped) -> Version:
         update_id = position.submission.update_id
         if isinstance(result, Skipped):
             self._journal.skip(position.position, result.reason, time())
             log.warning("skipped update=%s position=%d: %s", update_id, position.position, result.reason)
             return self._head
-        block = self._kept(encode_block(result.block)) if result.block else None
-        entry = self._kept(encode_entry(result.entry))
+        block = self._kept(result.block) if result.block else None
+        entry = self._kept(result.entry)
         head = self._catalog.publish(self._head, result.record, block, entry, position.submission.labels, time())
         log.info("merged update=%s position=%d version=%d task=%s error=%.1e basis=%d", update_id,
                  position.position, head.version, result.record.task, result.record.relative_error,

@@ -151,9 +151,9 @@ class _Store:
             "fedshare.update_id": r.update_id,
             "fedshare.base_version": str(r.base_version),
         }
-        run_id = self._run(
-            self._versions, {"fedshare.version": tags["fedshare.version"]}, f"v{version.version} {r.task}"
-        )
+        at = int(version.created_at * 1000)
+        key = {"fedshare.version": tags["fedshare.version"]}
+        run_id = self._run(self._versions, key, f"v{version.version} {r.task}", at)
         values = {
             "relative_error": r.relative_error,
             "relative_error_max": r.relative_error_max,
@@ -166,7 +166,6 @@ class _Store:
             "bytes_lora": r.bytes_lora,
             **r.metrics,
         }
-        at = int(version.created_at * 1000)
         self._client.log_batch(
             run_id, metrics=[Metric(k, v, at, version.version) for k, v in values.items()], tags=_tags(tags)
         )
@@ -180,7 +179,8 @@ class _Store:
         for m in measurements:
             by_source.setdefault((m.worker, m.task), []).append(Metric(m.name, m.value, int(m.at * 1000), m.version))
         for (worker, task), metrics in by_source.items():
-            run_id = self._run(self._workers, {"fedshare.worker": worker, "fedshare.task": task}, f"{task}@{worker}")
+            key = {"fedshare.worker": worker, "fedshare.task": task}
+            run_id = self._run(self._workers, key, f"{task}@{worker}", metrics[0].timestamp)
             self._client.log_batch(run_id, metrics=metrics)
 
     def _experiment(self, name: str, artifacts: str | None) -> str:
@@ -189,13 +189,14 @@ class _Store:
             return found.experiment_id
         return self._client.create_experiment(name, artifact_location=artifacts and f"{artifacts}/{name}")
 
-    def _run(self, experiment_id: str, key: dict[str, str], name: str) -> str:
+    def _run(self, experiment_id: str, key: dict[str, str], name: str, start_time: int) -> str:
+        """The run with these tags, made if it is not there. start_time: milliseconds since 1970."""
         key = {"fedshare.federation_id": self._federation_id, **key}
         where = " and ".join(f"tags.`{tag}` = '{value}'" for tag, value in key.items())
         found = self._client.search_runs([experiment_id], where, max_results=1)
         if found:
             return found[0].info.run_id
-        return self._client.create_run(experiment_id, tags=key, run_name=name).info.run_id
+        return self._client.create_run(experiment_id, start_time, tags=key, run_name=name).info.run_id
 
 
 def _client(uri: str) -> MlflowClient:

@@ -45,12 +45,15 @@ class Subspace(Section):
 
 
 class Recipe(Section):
-    """How tasks are fitted. Learning rates are peaks of a one-cycle schedule; tokens_max cuts longer texts."""
+    """How tasks are fitted. Learning rates are peaks of a one-cycle schedule; tokens_max cuts longer texts.
+
+    learning_rate is that of coefficients, and is divided by the square root of the basis's width.
+    """
 
     epochs: float = Field(default=3, gt=0)
     batch_size: int = Field(default=32, ge=1)
     tokens_max: int = Field(default=64, ge=4)
-    learning_rate: float = Field(default=2e-2, gt=0)
+    learning_rate: float = Field(default=0.06, gt=0)
     learning_rate_directions: float = Field(default=6e-3, gt=0)
     learning_rate_head: float = Field(default=1e-2, gt=0)
     scaling: float = Field(default=2.0, gt=0)

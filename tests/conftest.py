@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from parts import Coordinator, small_home
+from parts import Coordinator, Walk, small_home
 
 DISK_BYTES = 8 << 20
 WORDS = "red green blue one two three four cat dog bird runs sleeps sings here there now then never".split()
@@ -139,3 +139,13 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip(f"no disk of limited size can be mounted here: {mounted.stderr.strip()}")
     yield folder
     subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@pytest.fixture(scope="session")
+def walk(federation_toml: Path, tasks: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walk]:
+    """Colour and animal learned in turn, each measured when learned; then colour's worker came back and measured the head."""
+    folder = tmp_path_factory.mktemp("walk")
+    with Coordinator(folder / "home", "--no-lineage", str(federation_toml)) as coordinator:
+        walk = Walk(coordinator, tasks, folder / "workers")
+        walk.led = [walk.lead("colour"), walk.lead("animal"), walk.lead("colour")]
+        yield walk

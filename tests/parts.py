@@ -12,7 +12,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -313,3 +313,32 @@ def lead(plan: Plan, at: Mapping[str, Callable[[], object]] | None = None) -> Le
             due.pop(progress.stage, lambda: None)()
 
     return Led(Life(plan, tell, lambda: False).lead(), stages)
+
+
+@dataclass
+class Walk:
+    """Workers that are led one after the other against one coordinator."""
+
+    coordinator: Coordinator
+    tasks: Path
+    homes: Path
+    led: list[Led] = field(default_factory=list)
+
+    def plan(self, task: str, **changes: Any) -> Plan:
+        plan = Plan(
+            worker=f"{task}-worker",
+            task=task,
+            source=str(self.tasks / task),
+            address=self.coordinator.address,
+            home=self.homes / task,
+            patience_seconds=2,
+        )
+        return replace(plan, **changes)
+
+    def lead(self, task: str, at: Mapping[str, Callable[[], object]] | None = None, **changes: Any) -> Led:
+        return lead(self.plan(task, **changes), at)
+
+    def measured(self, task: str, name: str) -> dict[int, float]:
+        """What was reported for a task, by version."""
+        with self.coordinator.client() as client:
+            return {m.version: m.value for m in client.metrics(task) if m.name == name}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 import warnings
@@ -141,14 +142,18 @@ def _groups(model: PeftModel, recipe: Recipe) -> list[dict[str, object]]:
     rates: dict[float, list[Tensor]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and parameter.numel():
-            rates.setdefault(_rate(name, recipe), []).append(parameter)
+            rates.setdefault(_rate(name, parameter, recipe), []).append(parameter)
     return [{"params": parameters, "lr": rate} for rate, parameters in rates.items()]
 
 
-def _rate(name: str, recipe: Recipe) -> float:
-    """Plain LoRA's factors, where nothing is constrained, are trained as new directions are."""
+def _rate(name: str, parameter: Tensor, recipe: Recipe) -> float:
+    """Plain LoRA's factors, where nothing is constrained, are trained as new directions are.
+
+    Adam moves every entry alike, so a column of lora_B moves with the square root of the number of its
+    coefficients: dividing by that keeps the movement the same however wide the basis has grown.
+    """
     if name.endswith(COEFFICIENTS):
-        return recipe.learning_rate
+        return recipe.learning_rate / math.sqrt(len(parameter))
     full = name.endswith(NEW_DIRECTIONS) or ".lora_" in name
     return recipe.learning_rate_directions if full else recipe.learning_rate_head
 

@@ -52,8 +52,9 @@ class Home:
             )
 
     def belong_to(self, federation_id: str) -> None:
-        """From now on."""
-        self._federation.write_text(federation_id)
+        """From now on. Raises WorkerError when the disk does not take it."""
+        if self.federation_id() != federation_id:
+            _replace(self._federation, federation_id.encode())
 
     def set_aside(self, parcel: Parcel) -> Path:
         """A refused update leaves the outbox but is not lost: returns where it is kept."""
@@ -81,9 +82,18 @@ class BlobCache:
         return blob
 
     def put(self, digest: str, blob: bytes) -> None:
-        part = self.folder / f"{digest}.part"
-        part.write_bytes(blob)
-        os.replace(part, self._path(digest))
+        """Raises WorkerError, with nothing left behind, when the disk does not take it."""
+        _replace(self._path(digest), blob)
 
     def _path(self, digest: str) -> Path:
         return self.folder / f"{digest}.safetensors"
+
+
+def _replace(path: Path, content: bytes) -> None:
+    part = path.with_suffix(".part")
+    try:
+        part.write_bytes(content)
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise WorkerError(f"cannot write {path}: {error.strerror}") from None

@@ -14,10 +14,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from protos.chunks import digest_of
 from workers.errors import WorkerError
 
 
@@ -41,7 +42,12 @@ class Parcel:
     header: Header
 
     def blob(self) -> bytes:
-        return (self.folder / "update.safetensors").read_bytes()
+        """Raises WorkerError when the disk gives back other bytes: sending them could only fail, for ever."""
+        file = self.folder / "update.safetensors"
+        blob = file.read_bytes() if file.exists() else b""
+        if digest_of(blob) != self.header.digest:
+            raise WorkerError(f"{file} is damaged: move {self.folder} away and start again, to fit the task anew")
+        return blob
 
     def trained_logits(self) -> Tensor:
         return load_file(self.folder / "trained.safetensors")["logits"]
@@ -82,6 +88,8 @@ class Outbox:
             _write(folder / "trained.safetensors", save({"logits": logits}))
             _write(folder / "header.part", header.model_dump_json(indent=1).encode())
             os.replace(folder / "header.part", folder / "header.json")
+            _sync_folder(folder)
+            _sync_folder(self.folder)
         except OSError as error:
             shutil.rmtree(folder, ignore_errors=True)
             raise WorkerError(f"cannot keep the result in {self.folder}: {error.strerror}") from None
@@ -90,7 +98,7 @@ class Outbox:
     def parcels(self) -> list[Parcel]:
         """What is still on its way, oldest first."""
         headers = sorted(self.folder.glob("*/header.json"), key=lambda path: path.stat().st_mtime)
-        return [Parcel(p.parent, Header.model_validate_json(p.read_bytes())) for p in headers]
+        return [Parcel(path.parent, _header(path)) for path in headers]
 
     def done(self, parcel: Parcel) -> None:
         """Its story has ended well: it may go."""
@@ -98,8 +106,23 @@ class Outbox:
         shutil.rmtree(parcel.folder)
 
 
+def _header(path: Path) -> Header:
+    try:
+        return Header.model_validate_json(path.read_bytes())
+    except ValidationError:
+        raise WorkerError(f"{path} is damaged: move {path.parent} away and start again, to fit the task anew") from None
+
+
 def _write(path: Path, content: bytes) -> None:
     with path.open("wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -153,6 +153,7 @@ def _run(
 
 
 def mlflow_command(home: Path) -> str:
-    """Opens MLflow on a home's own store."""
+    """Opens MLflow on a home's own store. Its default view hides training runs, hence the query."""
     database = (home / "lineage" / "mlflow.db").absolute()
-    return f"mlflow server --workers 1 --backend-store-uri sqlite:///{database}  then open http://127.0.0.1:5000"
+    server = f"{Path(sys.executable).with_name('mlflow')} server --workers 1 --backend-store-uri sqlite:///{database}"
+    return f"{server}\n  and then open http://127.0.0.1:5000/?workflowType=machine_learning"

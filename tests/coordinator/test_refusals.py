@@ -21,6 +21,7 @@ from coordinator.service import SUBMITS_MAX
 from protos.chunks import CHUNK_BYTES_MAX
 from protos.fedshare.v1 import federation_pb2 as pb
 from share_algo import Adapter, Basis, Factors
+from share_algo.codec import METADATA
 from workers.client import Client
 from workers.errors import Refusal
 
@@ -90,6 +91,15 @@ def as_type(blob: bytes, name: str, dtype: torch.dtype) -> bytes:
     return changed(blob, **{name: safetensors.torch.load(blob)[name].to(dtype)})
 
 
+def int8_with_scale(*scales: float) -> dict[str, torch.Tensor]:
+    """For the directions of A, which are two columns."""
+    return {f"out/{A}": torch.ones(12, 2, dtype=torch.int8), f"out/{A}.scale": torch.tensor(scales)}
+
+
+def with_metadata(blob: bytes, said: str) -> bytes:
+    return safetensors.torch.save(safetensors.torch.load(blob), {METADATA: said})
+
+
 MALFORMED = {
     "cut off": lambda blob: blob[:-10],
     "longer than its header says": lambda blob: blob + b"\0" * 8,
@@ -108,7 +118,14 @@ MALFORMED = {
     "whole numbers": lambda blob: as_type(blob, f"P/{A}", torch.int32),
     "complex numbers": lambda blob: as_type(blob, f"P/{A}", torch.complex64),
     "half precision": lambda blob: as_type(blob, f"P/{A}", torch.float16),
-    "bfloat16": lambda blob: as_type(blob, f"out/{A}", torch.bfloat16),
+    "int8 without its scales": lambda blob: as_type(blob, f"out/{A}", torch.int8),
+    "int8 with an infinite scale": lambda blob: changed(blob, **int8_with_scale(float("inf"), float("inf"))),
+    "int8 with a scale too few": lambda blob: changed(blob, **int8_with_scale(1.0)),
+    "metadata that is not JSON": lambda blob: with_metadata(blob, "{"),
+    "metadata that is a list": lambda blob: with_metadata(blob, "[]"),
+    "metadata without end": lambda blob: with_metadata(blob, "[" * 100_000),
+    "settings that are a number": lambda blob: with_metadata(blob, '{"settings": 1}'),
+    "a layout that is not there": lambda blob: with_metadata(blob, f'{{"layouts": {{"{A}": "spiral"}}}}'),
     "double precision": lambda blob: as_type(blob, f"Q/{B}", torch.float64),
     "float8": lambda blob: as_type(blob, f"Q/{B}", torch.float8_e4m3fn),
     "float8 in the head": lambda blob: as_type(blob, "head/classifier.weight", torch.float8_e5m2),
