@@ -18,7 +18,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,99}$")]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Base(Section):
@@ -41,7 +41,7 @@ class Subspace(Section):
     new_directions: int = Field(default=8, ge=1, le=1024)
     new_directions_later: int = Field(default=8, ge=0, le=1024)
     basis_target: int = Field(default=24, ge=1)
-    update_tolerance: float = Field(default=0.2, ge=0, lt=1)
+    update_tolerance: float = Field(default=0.1, ge=0, lt=1)
 
 
 class Recipe(Section):
@@ -53,7 +53,7 @@ class Recipe(Section):
     epochs: float = Field(default=3, gt=0)
     batch_size: int = Field(default=32, ge=1)
     tokens_max: int = Field(default=64, ge=4)
-    learning_rate: float = Field(default=0.06, gt=0)
+    learning_rate: float = Field(default=0.04, gt=0)
     learning_rate_directions: float = Field(default=6e-3, gt=0)
     learning_rate_head: float = Field(default=1e-2, gt=0)
     scaling: float = Field(default=2.0, gt=0)
@@ -88,7 +88,7 @@ class Task(Section):
 
 class FederationFile(Section):
     name: Name
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)  # numpy takes no larger one
     base: Base = Base()
     subspace: Subspace = Subspace()
     recipe: Recipe = Recipe()

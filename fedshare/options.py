@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 DEFAULT_PORT = 50051
+VERSION_MAX = 2**63 - 1
 DEFAULT_COORDINATOR = f"127.0.0.1:{DEFAULT_PORT}"
 
 Coordinator = Annotated[

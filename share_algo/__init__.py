@@ -15,10 +15,17 @@ P and Q to one. Source of the method: Share (arXiv:2602.06043); where we depart 
 from typing import Any
 
 from share_algo.append import Appended, ModuleReport, append
+from share_algo.average import average, combine
+from share_algo.build import BuildReport, build
+from share_algo.certificate import Certificate
+from share_algo.compact import Compacted, CompactReport, compact
+from share_algo.edit import remove, rename
 from share_algo.errors import AlgebraError
+from share_algo.forms import QuantiseReport, dequantise, quantise
 from share_algo.lift import lift
-from share_algo.subspace import Merged, Subspace, merge
+from share_algo.subspace import Merged, MergeReport, Result, Subspace, measured, merge
 from share_algo.types import Adapter, Basis, Block, Coefficients, Directions, Factors, TaskEntry, Update
+from share_algo.unite import UniteReport, unite
 
 __all__ = [
     "Adapter",
@@ -26,20 +33,38 @@ __all__ = [
     "Appended",
     "Basis",
     "Block",
+    "BuildReport",
+    "Certificate",
     "Coefficients",
+    "CompactReport",
+    "Compacted",
     "Directions",
     "Factors",
+    "MergeReport",
     "Merged",
     "ModuleReport",
+    "QuantiseReport",
+    "Result",
     "Subspace",
     "TaskEntry",
+    "UniteReport",
     "Update",
     "append",
     "attach",
+    "average",
+    "build",
+    "combine",
+    "compact",
     "constrain",
+    "dequantise",
     "lift",
+    "measured",
     "merge",
+    "quantise",
     "release",
+    "remove",
+    "rename",
+    "unite",
 ]
 
 _NEED_PEFT = ("attach", "constrain", "release")

@@ -1,8 +1,9 @@
 """What is known about a task's error: true, or an upper bound, never a hope.
 
-Every append and every compaction is an orthogonal projection into a space inside the one before, so their errors
-are orthogonal and compose exactly: error^2 = first^2 + second^2. What is no projection (a smaller rank, averaging,
-quantising) is `loose`: it may lean on later errors, by at most 2 loose * later.
+A compaction projects inside the space in which the task was kept: its error is orthogonal to the one before and they
+compose exactly, error^2 = first^2 + second^2. Where directions were added after the task (the new space is not inside
+the old one), or where something is no projection (a smaller rank, averaging, quantising), the first error may lean on
+the second: then the triangle inequality bounds the sum, and that part of the error is `loose` from then on.
 """
 
 from __future__ import annotations
@@ -31,13 +32,15 @@ class Certificate:
     def relative_error(self) -> float:
         return self.error / self.norm if self.norm else 0.0
 
-    def projected(self, error: float) -> Certificate:
-        """After one more orthogonal projection inside the kept space, which lost `error`."""
-        if error == 0:
-            return self
-        both = math.sqrt(self.error**2 + error**2 + 2 * self.loose * error)
-        is_bound = self.is_bound or self.loose > ROUNDING * self.norm
-        return Certificate(self.norm, both + ROUNDING * self.norm, self.loose, is_bound)
+    def projected(self, error: float, *, nested: bool = True) -> Certificate:
+        """After one more orthogonal projection, which lost `error` of what was kept.
+
+        nested: its space lies inside the one in which the task was kept.
+        """
+        loose = self.loose if nested else self.error
+        both = math.sqrt(self.error**2 + error**2 + 2 * loose * error)
+        is_bound = self.is_bound or min(loose, error) > ROUNDING * self.norm
+        return Certificate(self.norm, both + ROUNDING * self.norm, loose, is_bound)
 
     def moved(self, error: float) -> Certificate:
         """After any change of at most `error`: triangle inequality."""

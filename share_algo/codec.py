@@ -85,12 +85,16 @@ def _metadata(entry: TaskEntry) -> dict[str, str] | None:
     return {METADATA: json.dumps(said, sort_keys=True)} if said else None
 
 
+def metadata_of(blob: bytes) -> dict[str, str]:
+    """The metadata of a blob that is known to be whole safetensors."""
+    return json.loads(blob[8 : 8 + int.from_bytes(blob[:8], "little")]).get("__metadata__", {})
+
+
 def _said(blob: bytes) -> dict[str, dict[str, Any]]:
     """What _metadata wrote. `blob` is known to be whole safetensors."""
-    header = json.loads(blob[8 : 8 + int.from_bytes(blob[:8], "little")])
     try:
-        said = json.loads(header.get("__metadata__", {}).get(METADATA, "{}"))
-    except json.JSONDecodeError:
+        said = json.loads(metadata_of(blob).get(METADATA, "{}"))
+    except (ValueError, RecursionError):
         raise AlgebraError(f"the metadata field {METADATA!r} is not JSON") from None
     if not isinstance(said, dict) or not all(isinstance(said.get(key, {}), dict) for key in ("layouts", "settings")):
         raise AlgebraError(f"the metadata field {METADATA!r} must hold layouts and settings")

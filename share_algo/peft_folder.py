@@ -46,7 +46,7 @@ def save_adapter(
     os.replace(folder / (WEIGHTS + ".part"), folder / WEIGHTS)
     if labels:
         (folder / LABELS_FILE).write_text(json.dumps(list(labels), ensure_ascii=False, indent=1))
-    config.save_pretrained(folder)
+    config.save_pretrained(str(folder))
 
 
 def _config(adapter: Adapter, base_model: str | None, task_type: TaskType | str | None) -> LoraConfig:

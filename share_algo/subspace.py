@@ -11,12 +11,14 @@ from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 from share_algo.append import DEFAULT_TOLERANCE, Appended, ModuleReport, append
+from share_algo.canonical import difference_norm, norm
 from share_algo.certificate import Certificate, largest
 from share_algo.errors import AlgebraError
 from share_algo.names import check_task_name
 from share_algo.types import Adapter, Basis, TaskEntry
 
 Report = TypeVar("Report")
+FLOAT32 = "float32"
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Subspace:
     tasks: Mapping[str, TaskEntry] = field(default_factory=lambda: MappingProxyType({}))
     certificates: Mapping[str, Certificate] = field(default_factory=lambda: MappingProxyType({}))
     base_model: str = ""
+    form: str = FLOAT32
 
     @staticmethod
     def empty() -> Subspace:
@@ -57,7 +60,11 @@ class Subspace:
         return self.entry(task).adapter(self.basis)
 
     def nbytes(self, *, coefficients_only: bool = False) -> int:
-        """Bytes held: tasks (coefficients and heads), and the basis unless told otherwise."""
+        """Bytes in the form it is stored in: tasks (coefficients, heads), and the basis unless told otherwise."""
+        if self.form != FLOAT32:
+            from share_algo.forms import stored_nbytes
+
+            return stored_nbytes(self, coefficients_only=coefficients_only)
         own = sum(entry.nbytes() for entry in self.tasks.values())
         return own if coefficients_only else own + self.basis.nbytes()
 
@@ -118,6 +125,19 @@ class MergeReport:
 Merged = Result[MergeReport]
 
 
+def measured(subspace: Subspace, task: str, adapter: Adapter) -> Subspace:
+    """The same subspace with `task`'s certificate measured against `adapter`: exact, whatever happened on the way.
+
+    AlgebraError where the modules differ. Cost per module: (N K + D L) R + (N + D) R^2.
+    """
+    kept = subspace.adapter(task)
+    if odd := sorted(kept.factors.keys() ^ adapter.factors.keys()):
+        raise AlgebraError(f"{odd[0]}: in the task or in the adapter, but not in both")
+    error = math.hypot(*(difference_norm(adapter.factors[m], f) for m, f in kept.factors.items()))
+    size = math.hypot(*(norm(f) for f in adapter.factors.values()))
+    return subspace.with_task(task, subspace.tasks[task], Certificate(size, error, error))
+
+
 def merge(
     subspace: Subspace,
     task: str,
@@ -135,6 +155,8 @@ def merge(
     started = time.perf_counter()
     check_task_name(task)
     check_adapter(subspace, adapter)
+    if budget is not None and budget < 1:
+        raise AlgebraError(f"a budget of {budget} columns")
     appended = append(subspace.basis, adapter, tolerance=tolerance)
     after = placed(subspace, task, appended, base_model_of(adapter))
     compaction = None
@@ -162,8 +184,15 @@ def base_model_of(adapter: Adapter) -> str:
     return str(adapter.settings.get("base_model_name_or_path") or "")
 
 
+def require_float32(subspace: Subspace) -> None:
+    """AlgebraError for a quantised subspace: its columns are no longer orthonormal, so it is for reading only."""
+    if subspace.form != FLOAT32:
+        raise AlgebraError(f"the subspace is quantised ({subspace.form}): use share_algo.dequantise first")
+
+
 def check_adapter(subspace: Subspace, adapter: Adapter) -> None:
     """AlgebraError for an adapter with nothing in it, a poisoned head, or another base model's."""
+    require_float32(subspace)
     theirs = base_model_of(adapter)
     if theirs and subspace.base_model and theirs != subspace.base_model:
         raise AlgebraError(f"the adapter is for base model {theirs[:200]!r}, the subspace for {subspace.base_model!r}")

@@ -1,6 +1,6 @@
 """Training inside the subspace: a constraint on PEFT's own LoRA layers, put on and taken off again.
 
-While constrained, a LoRA layer's weights are computed:  lora_B = [out, new_out] P,  lora_A = ([in, new_in] Q)^T.
+While constrained, a LoRA layer's weights are computed:  lora_B = out P + new_out,  lora_A = (in Q + new_in)^T.
 Trainable are P, Q and the new directions (Share's epsilon and phi, arXiv:2602.06043 section on adaptation);
 out and in are frozen. Released, the layer is plain LoRA again, bitwise with the same output. All that
 PEFT and the Trainer can do stays available.
@@ -33,7 +33,10 @@ NEW_DIRECTIONS = "new_directions"
 
 
 class _InSubspace(nn.Module):
-    """weight = [frozen, new_directions] @ coefficients, transposed for the in side."""
+    """weight = frozen @ coefficients + [new_directions, 0], transposed for the in side.
+
+    A new direction belongs to one rank; its own coefficient is 1 and stays so, as its length is free.
+    """
 
     def __init__(self, frozen_NK: Tensor, new_Na: Tensor, coefficients_KR: Tensor, transpose: bool):
         super().__init__()
@@ -43,7 +46,8 @@ class _InSubspace(nn.Module):
         self.transpose = transpose
 
     def forward(self, unused: Tensor) -> Tensor:
-        weight = torch.cat([self.frozen, self.new_directions], dim=1) @ self.coefficients
+        free = self.coefficients.shape[1] - self.new_directions.shape[1]
+        weight = self.frozen @ self.coefficients + nn.functional.pad(self.new_directions, (0, free))
         return weight.T if self.transpose else weight
 
 
@@ -130,8 +134,9 @@ def lora_layers(model: PeftModel) -> Iterator[tuple[str, LoraLayer]]:
 def _out_side(frozen_NK: Tensor, new: int, like_NR: Tensor) -> _InSubspace:
     """lora_B = 0. As in LoRA, the first `new` ranks have a column of their own, which starts at zero."""
     (N, K), R = frozen_NK.shape, like_NR.shape[1]
-    coefficients = torch.cat([torch.zeros(K, R), torch.eye(new, R)])
-    return _InSubspace(frozen_NK.to(like_NR), torch.zeros(N, new).to(like_NR), coefficients.to(like_NR), False)
+    return _InSubspace(
+        frozen_NK.to(like_NR), torch.zeros(N, new).to(like_NR), torch.zeros(K, R).to(like_NR), transpose=False
+    )
 
 
 def _in_side(key: str, frozen_DL: Tensor, new: int, like_RD: Tensor) -> _InSubspace:
@@ -140,9 +145,8 @@ def _in_side(key: str, frozen_DL: Tensor, new: int, like_RD: Tensor) -> _InSubsp
     directions = torch.stack([_normal(f"{key}/{j}", D) for j in range(new)], 1) if new else torch.zeros(D, 0)
     inside = _normal(f"{key}/coefficients", L, R) / math.sqrt(3 * max(1, L))
     inside[:, :new] = 0.0
-    coefficients = torch.cat([inside, torch.eye(new, R)])
     directions = directions / math.sqrt(3 * D)
-    return _InSubspace(frozen_DL.to(like_RD), directions.to(like_RD), coefficients.to(like_RD), True)
+    return _InSubspace(frozen_DL.to(like_RD), directions.to(like_RD), inside.to(like_RD), transpose=True)
 
 
 def _normal(key: str, *shape: int) -> Tensor:

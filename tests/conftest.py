@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import os
-import random
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +10,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from parts import Coordinator, Walk, small_home
+from parts import WORDS, Coordinator, Walk, federation_text, sentences, small_home, write_task_file
 
 DISK_BYTES = 8 << 20
-WORDS = "red green blue one two three four cat dog bird runs sleeps sings here there now then never".split()
 TASKS = {"colour": ("red", "green"), "animal": ("cat", "dog"), "number": ("one", "two")}
 
 
@@ -71,47 +68,12 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def sentences(key: str, labels: tuple[str, str], count: int) -> list[tuple[str, str]]:
-    rng = random.Random(key)
-    other = [w for w in WORDS if w not in labels]
-    rows = []
-    for i in range(count):
-        words = rng.sample(other, 5)
-        words.insert(rng.randrange(6), labels[i % 2])
-        rows.append((" ".join(words), labels[i % 2]))
-    return rows
-
-
-def write_task_file(file: Path, rows: list[tuple[str, str]]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("w", newline="") as lines:
-        csv.writer(lines).writerows([("text", "label"), *rows])
-
-
 @pytest.fixture(scope="session")
 def federation_toml(tiny_base: Path, tasks: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A federation file for the tiny base model and the TASKS."""
     file = tmp_path_factory.mktemp("federation") / "federation.toml"
     file.write_text(federation_text(tiny_base, tasks))
     return file
-
-
-def federation_text(base: Path, tasks: Path, name: str = "tiny", epochs: int = 6) -> str:
-    return f"""
-name = "{name}"
-seed = 3
-[base]
-model = "{base}"
-[subspace]
-rank = 4
-new_directions = 4
-[recipe]
-epochs = {epochs}
-batch_size = 16
-tokens_max = 16
-[data]
-folder = "{tasks}"
-"""
 
 
 @pytest.fixture

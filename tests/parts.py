@@ -5,7 +5,9 @@ Nothing here stands in for anything: sockets, SQLite files, processes and signal
 
 from __future__ import annotations
 
+import csv
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -14,7 +16,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import numpy as np
@@ -32,7 +34,9 @@ from protos.fedshare.v1.federation_pb2_grpc import FederationStub
 from share_algo import Adapter, Basis, Factors, append
 from share_algo.codec import decode_block, encode_update
 from workers.client import Client
-from workers.life import Life, Plan, Progress
+
+if TYPE_CHECKING:
+    from workers.life import Life, Plan, Progress
 
 START_SECONDS_MAX = 60.0
 STOP_SECONDS_MAX = 60.0
@@ -41,6 +45,10 @@ WAIT_SECONDS_MAX = 60.0
 FINGERPRINT = "f" * 64
 SHAPES = {"encoder.a": (12, 10), "encoder.b": (8, 16)}
 RANK = 4
+
+
+WORDS = "red green blue one two three four cat dog bird runs sleeps sings here there now then never".split()
+"""All that the tiny base model's tokenizer knows."""
 
 
 def small_spec(name: str = "small", shapes: Mapping[str, tuple[int, int]] = SHAPES) -> pb.FederationSpec:
@@ -163,9 +171,7 @@ def random_adapter(spec: pb.FederationSpec, seed: int, rank: int = 2) -> Adapter
     """With a head for two labels."""
     g = torch.Generator().manual_seed(seed)
     factors = {
-        m.name: Factors(
-            torch.randn(m.out_features, rank, generator=g), torch.randn(rank, m.in_features, generator=g)
-        )
+        m.name: Factors(torch.randn(m.out_features, rank, generator=g), torch.randn(rank, m.in_features, generator=g))
         for m in spec.modules
     }
     return Adapter(factors, {"classifier.weight": torch.randn(2, 6, generator=g)})
@@ -299,12 +305,15 @@ def relative_error(wanted: Mapping[str, np.ndarray], found: Mapping[str, np.ndar
 class Led:
     """A worker's life that was led to its end in this process, and the stages it went through."""
 
+    life: Life
     end: Progress
     stages: list[str]
 
 
 def lead(plan: Plan, at: Mapping[str, Callable[[], object]] | None = None) -> Led:
     """Lead a life; `at` says what happens when it comes to a stage, each once."""
+    from workers.life import Life
+
     stages, due = [], dict(at or {})
 
     def tell(progress: Progress) -> None:
@@ -312,7 +321,8 @@ def lead(plan: Plan, at: Mapping[str, Callable[[], object]] | None = None) -> Le
             stages.append(progress.stage)
             due.pop(progress.stage, lambda: None)()
 
-    return Led(Life(plan, tell, lambda: False).lead(), stages)
+    life = Life(plan, tell, lambda: False)
+    return Led(life, life.lead(), stages)
 
 
 @dataclass
@@ -325,6 +335,8 @@ class Walk:
     led: list[Led] = field(default_factory=list)
 
     def plan(self, task: str, **changes: Any) -> Plan:
+        from workers.life import Plan
+
         plan = Plan(
             worker=f"{task}-worker",
             task=task,
@@ -332,6 +344,7 @@ class Walk:
             address=self.coordinator.address,
             home=self.homes / task,
             patience_seconds=2,
+            threads=1,
         )
         return replace(plan, **changes)
 
@@ -342,3 +355,38 @@ class Walk:
         """What was reported for a task, by version."""
         with self.coordinator.client() as client:
             return {m.version: m.value for m in client.metrics(task) if m.name == name}
+
+
+def sentences(key: str, labels: tuple[str, str], count: int) -> list[tuple[str, str]]:
+    rng = random.Random(key)
+    other = [w for w in WORDS if w not in labels]
+    rows = []
+    for i in range(count):
+        words = rng.sample(other, 5)
+        words.insert(rng.randrange(6), labels[i % 2])
+        rows.append((" ".join(words), labels[i % 2]))
+    return rows
+
+
+def write_task_file(file: Path, rows: list[tuple[str, str]]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w", newline="") as lines:
+        csv.writer(lines).writerows([("text", "label"), *rows])
+
+
+def federation_text(base: Path, tasks: Path, name: str = "tiny", epochs: int = 3) -> str:
+    return f"""
+name = "{name}"
+seed = 3
+[base]
+model = "{base}"
+[subspace]
+rank = 4
+new_directions = 4
+[recipe]
+epochs = {epochs}
+batch_size = 16
+tokens_max = 16
+[data]
+folder = "{tasks}"
+"""

@@ -37,14 +37,24 @@ class BaseModel:
         return AutoTokenizer.from_pretrained(self.folder)
 
     def classifier(self, labels: int, seed: int) -> PreTrainedModel:
-        """A fresh sequence classifier on the frozen encoder; its head depends on the seed only."""
+        """A fresh sequence classifier on the frozen encoder; its head depends on the seed only.
+
+        Raises WorkerError when the folder does not hold a model in safetensors.
+        """
         import torch
+        from safetensors import SafetensorError
         from transformers import AutoModelForSequenceClassification
 
         _quiet()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return AutoModelForSequenceClassification.from_pretrained(self.folder, num_labels=labels)
+            try:
+                return AutoModelForSequenceClassification.from_pretrained(
+                    self.folder, num_labels=labels, use_safetensors=True
+                )
+            except (OSError, ValueError, SafetensorError) as error:
+                first = (str(error).splitlines() or [type(error).__name__])[0]
+                raise WorkerError(f"the base model in {self.folder} cannot be loaded: {first}") from None
 
     @cached_property
     def fingerprint(self) -> str:
@@ -106,22 +116,20 @@ def _packaged(name: str) -> Path | None:
     if spec is None or not spec.submodule_search_locations:
         return None
     folder = Path(spec.submodule_search_locations[0]) / "model"
-    with (folder / "model.safetensors").open("rb") as weights:
-        found = hashlib.file_digest(weights, "sha256").hexdigest()
+    weights = folder / "model.safetensors"
+    found = hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else "none"
     if found != MINILM_SHA256:
         raise WorkerError(f"{folder} does not hold the published weights of {MINILM} (SHA-256 {found})")
     return folder
 
 
 def _from_hub(name: str) -> Path | None:
-    import httpx
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
     try:
         HfApi().model_info(name, timeout=HUB_SECONDS_MAX)
         return Path(snapshot_download(name, allow_patterns=list(FILES), etag_timeout=HUB_SECONDS_MAX))
-    except (httpx.HTTPError, HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError):
+    except Exception:  # what is raised without a network depends on the HTTP library, and that on hub's release
         return None
 
 

@@ -64,11 +64,14 @@ class Home:
 
 
 class BlobCache:
-    """Blobs by digest. A cache: what is missing or damaged is fetched again."""
+    """Blobs by digest. A cache: what is torn or damaged is removed when it is opened, and fetched again."""
 
     def __init__(self, folder: Path):
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
+        for path in folder.iterdir():
+            if digest_of(path.read_bytes()) != path.stem:
+                path.unlink()
 
     def digests(self) -> list[str]:
         return [path.stem for path in self.folder.glob("*.safetensors")]

@@ -75,10 +75,10 @@ def _from_folder(source: str, split: str) -> list[tuple[str, str]]:
     if file is None:
         raise WorkerError(f"{folder} has no {split}.csv and no {split}.jsonl")
     try:
-        with file.open(encoding="utf-8", newline="") as lines:
+        with file.open(encoding="utf-8-sig", newline="") as lines:  # spreadsheets write a byte order mark
             rows = _csv_rows(lines) if file.suffix == ".csv" else map(json.loads, filter(str.strip, lines))
             return _examples(str(file), rows)
-    except (UnicodeDecodeError, csv.Error, json.JSONDecodeError) as error:
+    except (OSError, UnicodeDecodeError, csv.Error, json.JSONDecodeError, RecursionError) as error:
         raise WorkerError(f"{file} cannot be read: {error}") from None
 
 
@@ -111,10 +111,15 @@ def _from_hub(source: str, split: str) -> list[tuple[str, str]]:
     name, _, config = source.removeprefix(HUB_PREFIX).partition(":")
     try:
         rows = datasets.load_dataset(name, config or None, split=split)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         first_line = (str(error).splitlines() or [type(error).__name__])[0]
         raise WorkerError(f"{source}: the {split} split cannot be loaded: {first_line}") from None
     names = getattr(rows.features.get("label"), "names", None)
     if names:
-        rows = ({**row, "label": names[row["label"]]} for row in rows)
+        rows = ({**row, "label": _named(row["label"], names)} for row in rows)
     return _examples(f"{source} ({split})", rows)
+
+
+def _named(label: int | None, names: list[str]) -> str | None:
+    """None where a hub's split withholds its labels: it says -1 then."""
+    return names[label] if label is not None and 0 <= label < len(names) else None

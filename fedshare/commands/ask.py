@@ -77,7 +77,7 @@ def versions(coordinator: options.Coordinator = options.DEFAULT_COORDINATOR, as_
 
 
 def show(
-    version: Annotated[int, typer.Argument(min=0, help="Number of a version.")],
+    version: Annotated[int, typer.Argument(min=0, max=options.VERSION_MAX, help="Number of a version.")],
     coordinator: options.Coordinator = options.DEFAULT_COORDINATOR,
     as_json: options.Json = False,
 ) -> None:

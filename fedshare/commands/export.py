@@ -19,7 +19,7 @@ def add_to(app: typer.Typer) -> None:
 def export(
     task: Annotated[str, typer.Option(help="Name of the task.")],
     to: Annotated[Path | None, typer.Option(help="Folder to write; else ./TASK-lora.")] = None,
-    version: Annotated[int | None, typer.Option(min=0, help="Else the newest.")] = None,
+    version: Annotated[int | None, typer.Option(min=0, max=options.VERSION_MAX, help="Else the newest.")] = None,
     coordinator: options.Coordinator = options.DEFAULT_COORDINATOR,
     as_json: options.Json = False,
 ) -> None:
@@ -31,7 +31,7 @@ def export(
     from workers.client import Client
 
     folder = to or Path(f"{task}-lora")
-    if folder.exists() and any(folder.iterdir()):
+    if folder.is_dir() and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty: name another folder with --to")
     with Client(coordinator) as client:
         spec = client.describe()

@@ -143,9 +143,7 @@ def of_rank(raw: RawWorker, rank: int) -> bytes:
 
 
 def for_modules(raw: RawWorker, **shapes: tuple[int, int]) -> bytes:
-    factors = {
-        name.replace("_", "."): Factors(torch.randn(N, 2), torch.randn(2, D)) for name, (N, D) in shapes.items()
-    }
+    factors = {name.replace("_", "."): Factors(torch.randn(N, 2), torch.randn(2, D)) for name, (N, D) in shapes.items()}
     return honest_blob(raw.spec, Adapter(factors), Basis())
 
 

@@ -72,7 +72,9 @@ def bits(made: Subspace) -> dict[str, bytes]:
         for name, tensor in made.tasks[task].head.items():
             found[f"{task}/head/{name}"] = tensor.numpy().tobytes()
     for m in made.basis:
-        found[f"basis/{m}"] = b"".join(t.contiguous().numpy().tobytes() for t in (made.basis[m].out_NK, made.basis[m].in_DL))
+        found[f"basis/{m}"] = b"".join(
+            t.contiguous().numpy().tobytes() for t in (made.basis[m].out_NK, made.basis[m].in_DL)
+        )
     return found
 
 

@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 import torch
 from algebra_samples import (
-    FULL, SHAPES, adapter, bits, orthonormality, projector, ranks, relative_error, seeds, subspace,
+    FULL,
+    SHAPES,
+    adapter,
+    bits,
+    orthonormality,
+    projector,
+    ranks,
+    relative_error,
+    seeds,
+    subspace,
 )  # fmt: skip
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -114,9 +123,7 @@ def test_new_directions_are_as_few_as_a_dense_svd_says():
 
 def test_old_columns_are_used_before_new_ones_are_bought():
     one, two = adapter(1, 3), adapter(2, 3)
-    mixed = {
-        m: Factors(one.factors[m].B_NR @ torch.ones(3, 3).tril(), two.factors[m].A_RD) for m in one.factors
-    }
+    mixed = {m: Factors(one.factors[m].B_NR @ torch.ones(3, 3).tril(), two.factors[m].A_RD) for m in one.factors}
     result = merge(subspace([one, two]), "mixed", Adapter(mixed))
     assert result.report.new_directions == (0, 0) and result.report.relative_error < 1e-5
 

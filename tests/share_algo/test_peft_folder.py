@@ -136,5 +136,3 @@ def test_reading_and_merging_need_neither_peft_nor_transformers(tmp_path):
         f"compact(made, size=1).subspace.save({str(tmp_path / 'out')!r})\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
-
-

@@ -1,0 +1,102 @@
+"""Several contributions to one task. In shared coordinates their average is exact: C <- sum_i w_i C_i.
+
+Averaging lora_A and lora_B separately is not: the mean of products is no product of means.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from share_algo.append import DEFAULT_TOLERANCE, ROUNDING, ModuleReport, append
+from share_algo.canonical import balanced, product_norm, truncated
+from share_algo.certificate import ROUNDING as STORING
+from share_algo.certificate import Certificate
+from share_algo.errors import AlgebraError
+from share_algo.names import check_task_name
+from share_algo.subspace import Merged, MergeReport, Result, Subspace, base_model_of, check_adapter, placed
+from share_algo.types import Adapter, Coefficients, Factors, TaskEntry
+
+
+def average(
+    subspace: Subspace,
+    task: str,
+    contributions: Sequence[Adapter],
+    weights: Sequence[float] | None = None,
+    *,
+    tolerance: float = DEFAULT_TOLERANCE,
+) -> Merged:
+    """`task` becomes sum_i w_i dW_i, and its head the same sum of heads. weights: else 1/n each.
+
+    Each contribution is appended within `tolerance`; the sum itself loses nothing but float32 rounding. The error
+    claimed is the triangle inequality's bound. AlgebraError for modules or heads that differ, or as `merge` does.
+    """
+    started = time.perf_counter()
+    check_task_name(task)
+    if not contributions:
+        raise AlgebraError("there is nothing to average")
+    shares = [1 / len(contributions)] * len(contributions) if weights is None else list(weights)
+    before, after, entries, modules = subspace, subspace, [], dict[str, ModuleReport]()
+    for contribution in contributions:
+        check_adapter(before, contribution)
+        appended = append(after.basis, contribution, tolerance=tolerance)
+        after = placed(after, task, appended, base_model_of(contribution))
+        entries.append((appended.update.entry, after.certificates[task]))
+        modules.update(appended.modules)
+    entry = combine([e for e, _ in entries], shares)
+    bound = sum(abs(w) * c.error for w, (_, c) in zip(shares, entries, strict=True))
+    norm = math.hypot(*(product_norm(c.P_KR.double(), c.Q_LR.double()) for c in entry.coefficients.values()))
+    error = bound + STORING * norm
+    certificate = Certificate(norm, error, error, is_bound=bound > STORING * norm)
+    after = after.with_task(task, entry, certificate)
+    seconds = time.perf_counter() - started
+    return Result(after, MergeReport(task, modules, certificate, seconds, after))
+
+
+def combine(entries: Sequence[TaskEntry], weights: Sequence[float], *, tolerance: float = 0.0) -> TaskEntry:
+    """sum_i w_i C_i, and the same sum of heads, for entries of one basis (each read with its own first columns).
+
+    The rank is that of the sum, at most min(K, L); `tolerance`: relative error that a smaller rank may cost, in each
+    module. FedAsync's C <- (1 - s) C + s C_i (arXiv:1903.03934) has weights (1 - s, s).
+    """
+    if len(entries) != len(weights) or not entries or not all(math.isfinite(w) for w in weights):
+        raise AlgebraError(f"{len(entries)} entries and {len(weights)} weights, which must be finite")
+    first = entries[0]
+    for other in entries[1:]:
+        if odd := sorted(other.coefficients.keys() ^ first.coefficients.keys()):
+            raise AlgebraError(f"{odd[0]}: only some of the contributions have this module")
+    coefficients = {m: _summed([e.coefficients[m] for e in entries], weights, tolerance) for m in first.coefficients}
+    return TaskEntry(coefficients, _mean_head([e.head for e in entries], weights), first.settings)
+
+
+def _summed(each: Sequence[Coefficients], weights: Sequence[float], tolerance: float) -> Coefficients:
+    K, L = (max(c.widths[side] for c in each) for side in (0, 1))
+    P_KR = torch.cat([w * _padded(c.P_KR, K) for w, c in zip(weights, each, strict=True)], 1)
+    Q_LR = torch.cat([_padded(c.Q_LR, L) for c in each], 1)
+    if min(K, L) == 0:
+        return Coefficients(P_KR[:, :1].float(), Q_LR[:, :1].float(), each[0].layout)
+    whole = balanced(Factors(P_KR, Q_LR.T))
+    energy = float(whole.A_RD.square().sum(1).square().sum())
+    whole = truncated(whole, max(tolerance, ROUNDING / 4) ** 2 * energy)
+    return Coefficients(whole.B_NR.float(), whole.A_RD.T.float(), each[0].layout)
+
+
+def _padded(X_KR: Tensor, rows: int) -> Tensor:
+    return torch.nn.functional.pad(X_KR.double(), (0, 0, 0, rows - X_KR.shape[0]))
+
+
+def _mean_head(heads: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> dict[str, Tensor]:
+    mean = {}
+    for name, like in heads[0].items():
+        each = [head.get(name) for head in heads]
+        if any(t is None or t.shape != like.shape for t in each) or not like.is_floating_point():
+            raise AlgebraError(f"head {name}: of another shape in some contribution, or no floating-point numbers")
+        weighted = [w * head[name].double() for w, head in zip(weights, heads, strict=True)]
+        mean[name] = torch.stack(weighted).sum(0).to(like.dtype)
+    if odd := sorted({name for head in heads for name in head} - mean.keys()):
+        raise AlgebraError(f"head {odd[0]}: only some of the contributions have it")
+    return mean

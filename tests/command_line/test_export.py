@@ -1,0 +1,112 @@
+"""An exported task is a plain PEFT folder, and is the function that its worker has."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from parts import Walk, fedshare
+
+from fedshare.main import main
+from workers.base_model import find_base_model
+from workers.evaluate import logits_of
+from workers.life import Life
+
+
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable[..., str]:
+    """Give a command in this process; it must end as a user's mistake does. Returns its one sentence."""
+
+    def give(*args: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["fedshare", *map(str, args)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        [line] = err.splitlines()
+        assert (ended.value.code, out) == (2, "")
+        return line.removeprefix("error: ")
+
+    return give
+
+
+def logits(model: torch.nn.Module, life: Life) -> torch.Tensor:
+    return logits_of(model, life.base.tokenizer, life.task.test, life.spec.recipe.tokens_max)
+
+
+def loaded(folder: Path, base: Path) -> torch.nn.Module:
+    """As anybody loads it who has peft, and not us."""
+    from peft import PeftModel
+    from transformers import AutoModelForSequenceClassification
+
+    return PeftModel.from_pretrained(AutoModelForSequenceClassification.from_pretrained(base, num_labels=2), folder)
+
+
+@pytest.mark.parametrize("task", ["colour", "animal"])
+def test_export_is_the_workers_function(walk: Walk, tiny_base: Path, tmp_path: Path, task: str):
+    folder = tmp_path / "lora"
+    ended = fedshare("export", "--task", task, "--to", folder, "-c", walk.coordinator.address, "--json")
+    assert ended.returncode == 0, ended.stderr
+    labels = {"colour": ["green", "red"], "animal": ["cat", "dog"]}[task]
+    assert json.loads(ended.stdout) == {
+        "task": task, "version": 2, "folder": str(folder), "labels": labels, "base_model": str(tiny_base),
+    }  # fmt: skip
+    assert json.loads((folder / "labels.json").read_text()) == labels
+    [life] = [led.life for led in walk.led[1:] if led.life.plan.task == task]
+    ours, theirs = logits(life.model, life), logits(loaded(folder, tiny_base), life)
+    untrained = logits(find_base_model(str(tiny_base)).classifier(2, life.spec.seed), life)
+    assert float((ours - theirs).abs().max()) <= 1e-4 * float(ours.abs().max())
+    assert float((ours - untrained).abs().max()) > 1e-3 * float(ours.abs().max())
+
+
+def test_export_in_words_goes_to_a_folder_named_like_the_task(walk: Walk, tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["fedshare", "export", "--task=colour", "-c", walk.coordinator.address])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    assert "colour of version 2 is in colour-lora (2 labels)" in capsys.readouterr().out
+    assert (tmp_path / "colour-lora" / "adapter_model.safetensors").is_file()
+
+
+def test_older_version_of_a_task_is_the_same_adapter_as_long_as_it_was_not_learned_again(walk: Walk, tmp_path: Path):
+    for version in (1, 2):
+        main_quietly("export", "--task", "colour", "--version", version, "--to", tmp_path / str(version),
+                     "-c", walk.coordinator.address)  # fmt: skip
+    first, second = ((tmp_path / v / "adapter_model.safetensors").read_bytes() for v in "12")
+    assert first == second
+
+
+def main_quietly(*args: object) -> None:
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr(sys, "argv", ["fedshare", *map(str, args)])
+        main()
+    assert ended.value.code == 0
+
+
+def test_task_that_is_not_there_is_refused_and_nothing_is_written(walk: Walk, tmp_path: Path, refused):
+    said = refused("export", "--task", "nobody", "--to", tmp_path / "x", "-c", walk.coordinator.address)
+    assert said == "version 2 has no task 'nobody'; it has: animal, colour"
+    assert not (tmp_path / "x").exists()
+
+
+def test_task_before_it_was_learned_is_refused(walk: Walk, tmp_path: Path, refused):
+    said = refused("export", "--task=animal", "--version=1", "--to", tmp_path / "x", "-c", walk.coordinator.address)
+    assert said == "version 1 has no task 'animal'; it has: colour"
+
+
+def test_folder_with_something_in_it_is_not_touched(walk: Walk, tmp_path: Path, refused):
+    (tmp_path / "mine").write_text("")
+    said = refused("export", "--task", "colour", "--to", tmp_path, "-c", walk.coordinator.address)
+    assert said == f"{tmp_path} is not empty: name another folder with --to"
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize("to", ["file", "file/below"])
+def test_folder_that_cannot_be_one_is_one_sentence(walk: Walk, tmp_path: Path, refused, to: str):
+    (tmp_path / "file").write_text("")
+    said = refused("export", "--task", "colour", "--to", tmp_path / to, "-c", walk.coordinator.address)
+    assert said.startswith(f"cannot write {tmp_path / to}: ")

@@ -1,0 +1,109 @@
+"""A mistake in a federation file is one sentence that says where it is, and exit code 2."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from parts import fedshare, federation_text, one_sentence
+
+from fedshare.errors import UserError
+from fedshare.federation_file import read_federation_file, with_sources
+from workers.errors import WorkerError
+
+MISTAKES = {
+    "an unknown key": ('name = "x"\ncolour = 1', "colour: Extra inputs are not permitted"),
+    "an unknown key in a section": ('name = "x"\n[recipe]\nepoch = 1', "recipe.epoch: Extra inputs are not permitted"),
+    "no name": ("seed = 1", "name: Field required"),
+    "a name with a slash": ('name = "a/b"', "name: String should match pattern"),
+    "a name beyond 100 characters": (f'name = "{"a" * 101}"', "name: String should match pattern"),
+    "text for a number": ('name = "x"\n[subspace]\nrank = "many"', "subspace.rank: Input should be a valid integer"),
+    "a rank of zero": ('name = "x"\n[subspace]\nrank = 0', "subspace.rank: Input should be greater than or equal to 1"),
+    "a tolerance of one": (
+        'name = "x"\n[subspace]\ntolerance = 1.0',
+        "subspace.tolerance: Input should be less than 1",
+    ),
+    "a negative seed": ('name = "x"\nseed = -1', "seed: Input should be greater than or equal to 0"),
+    "a seed beyond 64 bits": (f'name = "x"\nseed = {2**64}', "seed: Input should be less than"),
+    "epochs that are infinite": (
+        'name = "x"\n[recipe]\nepochs = inf',
+        "recipe.epochs: Input should be a finite number",
+    ),
+    "no target module": ('name = "x"\n[base]\ntarget_modules = []', "base.target_modules: List should have at least 1"),
+    "a doubled task": ('name = "x"\n[[tasks]]\nname = "t"\n[[tasks]]\nname = "t"', "two tasks are named 't'"),
+    "a task with a hostile name": ('name = "x"\n[[tasks]]\nname = "../t"', "tasks.0.name: String should match"),
+    "a task without a name": ('name = "x"\n[[tasks]]\nsource = "t"', "tasks.0.name: Field required"),
+    "a section that is a number": ('name = "x"\nrecipe = 3', "recipe: Input should be"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES.values(), ids=MISTAKES.keys())
+def test_mistake_is_one_sentence_with_the_file_and_the_place(tmp_path: Path, mistake: tuple[str, str]):
+    text, sentence = mistake
+    file = tmp_path / "federation.toml"
+    file.write_text(text)
+    with pytest.raises(UserError) as raised:
+        read_federation_file(file)
+    assert str(raised.value).startswith(f"{file}: {sentence}") and "\n" not in str(raised.value)
+
+
+UNREADABLE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "bad TOML": (lambda file: file.write_text("name = "), "cannot be read: Invalid value (at end of document)"),
+    "bytes that are not text": (lambda file: file.write_bytes(b"name = \xff"), "cannot be read: 'utf-8'"),
+    "a folder": (lambda file: file.mkdir(), "cannot be read: "),
+}
+
+
+@pytest.mark.parametrize("mistake", UNREADABLE.values(), ids=UNREADABLE.keys())
+def test_file_that_cannot_be_read_is_one_sentence(tmp_path: Path, mistake: tuple[Callable[[Path], object], str]):
+    make, sentence = mistake
+    file = tmp_path / "federation.toml"
+    make(file)
+    with pytest.raises(UserError) as raised:
+        read_federation_file(file)
+    assert str(raised.value).startswith(f"{file} {sentence}") and "\n" not in str(raised.value)
+
+
+def test_commands_end_with_the_sentence_and_exit_code_2(tmp_path: Path):
+    file = tmp_path / "federation.toml"
+    assert one_sentence(fedshare("run", file)) == f"there is no federation file {file}"
+    file.write_text("name = ")
+    assert one_sentence(fedshare("coordinator", file, "--home", tmp_path / "home")).startswith(f"{file} cannot be read")
+    file.write_text('name = "x"\ncolour = 1')
+    assert one_sentence(fedshare("run", file)) == f"{file}: colour: Extra inputs are not permitted"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_base_model_without_the_wanted_modules_is_one_sentence(tmp_path: Path, tiny_base: Path, tasks: Path):
+    file = tmp_path / "federation.toml"
+    text = federation_text(tiny_base, tasks)
+    file.write_text(text.replace("[subspace]", 'target_modules = ["q_proj", "v_proj"]\n[subspace]'))
+    with pytest.raises(UserError, match=f"^{tiny_base} has no linear layer named q_proj or v_proj$"):
+        read_federation_file(file).spec()
+
+
+def test_target_modules_are_those_whose_name_ends_so(federation_toml: Path):
+    modules = [m.name for m in read_federation_file(federation_toml).spec().modules]
+    layers = [f"bert.encoder.layer.{n}.attention.self" for n in (0, 1)]
+    assert sorted(modules) == sorted(f"{layer}.{side}" for layer in layers for side in ("query", "value"))
+
+
+def test_file_without_tasks_means_every_task_of_the_data_folder(federation_toml: Path, tasks: Path):
+    file = with_sources(read_federation_file(federation_toml), federation_toml.parent)
+    assert {task.name: task.source for task in file.tasks} == {
+        name: str(tasks / name) for name in ("animal", "colour", "number")
+    }
+
+
+def test_command_line_names_tasks_instead_of_the_file(federation_toml: Path, tasks: Path):
+    parsed = read_federation_file(federation_toml)
+    file = with_sources(parsed, federation_toml.parent, names=" colour,number,")
+    assert [task.name for task in file.tasks] == ["colour", "number"]
+    with pytest.raises(UserError, match="^--tasks: '../x' is not a name of a task$"):
+        with_sources(parsed, federation_toml.parent, names="../x")
+
+
+def test_data_folder_that_is_not_there_is_one_sentence(federation_toml: Path, tmp_path: Path):
+    with pytest.raises(WorkerError, match=f"^{tmp_path}/nothing is not a folder"):
+        with_sources(read_federation_file(federation_toml), tmp_path, data=str(tmp_path / "nothing"))
