@@ -2,7 +2,7 @@
 
 federation   `fedshare run`: what the README's command does, coordinator, gRPC, Ray and all
 lora         one plain LoRA per task (each of the learning rates given; the best mean counts)
-random       coefficients only, in a random basis that nobody learned
+random       coefficients only, in a random basis that nobody learned (likewise)
 
 python -m benchmarks.real_tasks --data DIR [--tasks a,b] [--methods lora,random] [--out FILE]
 """
@@ -36,6 +36,7 @@ from workers.tasks import TaskData, load_task
 FILE = Path(__file__).with_name("real_tasks.toml")
 LORA_RATES = (3e-3, 6e-3)
 RANDOM_COLUMNS = 24
+RANDOM_RATES = (0.1, 0.3)
 
 Method = Callable[[BaseModel, pb.FederationSpec, TaskData], PeftModel]
 
@@ -85,30 +86,35 @@ def _methods(names: str) -> list[tuple[str, Method]]:
     if "lora" in names:
         found += [(f"lora {rate:g}", _lora(rate)) for rate in LORA_RATES]
     if "random" in names:
-        found.append((f"random {RANDOM_COLUMNS}", _random))
+        found += [(f"random {RANDOM_COLUMNS}, {rate:g}", _random(rate)) for rate in RANDOM_RATES]
     return found
 
 
 def _lora(rate: float) -> Method:
     def fit(base: BaseModel, spec: pb.FederationSpec, task: TaskData) -> PeftModel:
-        model = lora_model(base, spec, len(task.labels))
-        recipe = pb.Recipe()
-        recipe.CopyFrom(spec.recipe)
-        recipe.learning_rate_directions = rate
-        train(model, base, recipe, task.train, spec.seed, steps_of(recipe, len(task.train)), TrainerCallback())
+        return _trained(lora_model(base, spec, len(task.labels)), base, spec, task, learning_rate_directions=rate)
+
+    return fit
+
+
+def _random(rate: float) -> Method:
+    def fit(base: BaseModel, spec: pb.FederationSpec, task: TaskData) -> PeftModel:
+        shapes = {m.name: (m.out_features, m.in_features) for m in spec.modules}
+        basis = Basis((derived_block(shapes, RANDOM_COLUMNS, spec.seed),))
+        model = constrain(lora_model(base, spec, len(task.labels)), basis, new_directions=0, seed=spec.seed)
+        release(_trained(model, base, spec, task, learning_rate=rate))
         return model
 
     return fit
 
 
-def _random(base: BaseModel, spec: pb.FederationSpec, task: TaskData) -> PeftModel:
-    model = lora_model(base, spec, len(task.labels))
-    shapes = {m.name: (m.out_features, m.in_features) for m in spec.modules}
-    basis = Basis((derived_block(shapes, RANDOM_COLUMNS, spec.seed),))
-    constrain(model, basis, new_directions=0, seed=spec.seed)
-    steps = steps_of(spec.recipe, len(task.train))
-    train(model, base, spec.recipe, task.train, spec.seed, steps, TrainerCallback())
-    release(model)
+def _trained(model: PeftModel, base: BaseModel, spec: pb.FederationSpec, task: TaskData, **rates: float) -> PeftModel:
+    """With the federation's recipe, but for these learning rates."""
+    recipe = pb.Recipe()
+    recipe.CopyFrom(spec.recipe)
+    for name, rate in rates.items():
+        setattr(recipe, name, rate)
+    train(model, base, recipe, task.train, spec.seed, steps_of(recipe, len(task.train)), TrainerCallback())
     return model
 
 

@@ -39,7 +39,10 @@ def main() -> None:
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(USER_MISTAKE)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as end:
+        interrupted = isinstance(end, KeyboardInterrupt) or end.code == INTERRUPTED  # Typer makes one of the other
+        if not interrupted:
+            raise
         print("stopped; what was finished is kept: give the same command to go on", file=sys.stderr)
         sys.exit(INTERRUPTED)
 

@@ -137,7 +137,7 @@ def _each_module(
     """(module, its cores, names of their tasks), one module in memory at a time."""
     for module in modules:
         tasks = [task for task in sorted(subspace.tasks) if module in subspace.tasks[task].coefficients]
-        if tasks and min(subspace.basis[module].widths):
+        if tasks and all(subspace.basis[module].widths):
             each = [subspace.tasks[task].coefficients[module] for task in tasks]
             yield module, Cores.of(each, subspace.basis[module].widths, [scale[t] for t in tasks]), tasks
 

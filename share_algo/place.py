@@ -46,15 +46,17 @@ def place(old: Directions, whole: Factors, lost_sq_max: float) -> Placed:
 
 def _candidates(old: Directions, whole: Factors, lost_sq_max: float) -> Iterator[Placed]:
     singular_R = whole.A_RD.square().sum(1)
-    out_64, in_64 = old.out_NK.double(), old.in_DL.double()
-    P_KR, rest_NR = _projected(out_64, whole.B_NR)
-    Q_LR, rest_DR = _projected(in_64, whole.A_RD.T)
-    # the residual of dW is rest_N A + (out P) rest_D^T, two orthogonal parts
-    lost = (rest_NR.square().sum(0) * singular_R).sum() + ((P_KR.T @ P_KR) * (rest_DR.T @ rest_DR)).sum()
-    if lost <= lost_sq_max:
-        none = Directions(rest_NR[:, :0].float(), rest_DR[:, :0].float())
-        yield _ranked(none, P_KR, Q_LR, lost_sq_max - float(lost))
-        return
+    out_64, in_64 = old.out_NK, old.in_DL
+    for projected in (_seen, _projected):  # the second only where float32 alone does not show that all is there
+        P_KR, rest_NR = projected(out_64, whole.B_NR)
+        Q_LR, rest_DR = projected(in_64, whole.A_RD.T)
+        # the residual of dW is rest_N A + (out P) rest_D^T, two orthogonal parts
+        lost = (rest_NR.square().sum(0) * singular_R).sum() + ((P_KR.T @ P_KR) * (rest_DR.T @ rest_DR)).sum()
+        if lost <= lost_sq_max:
+            none = Directions(rest_NR[:, :0].float(), rest_DR[:, :0].float())
+            yield _ranked(none, P_KR, Q_LR, lost_sq_max - float(lost))
+            return
+        out_64, in_64 = old.out_NK.double(), old.in_DL.double()
     more_out, Y_out = _more(out_64, rest_NR, singular_R)
     more_in, Y_in = _more(in_64, rest_DR, singular_R)
     P_KR, Q_LR = torch.cat([P_KR, Y_out]), torch.cat([Q_LR, Y_in])
@@ -77,6 +79,12 @@ def _ranked(new: Directions, P_KR: Tensor, Q_LR: Tensor, lost_sq_max: float) -> 
         return Placed(new, P_KR, Q_LR, 0.0)
     rank_error = float(core.A_RD[fewer.rank :].square().sum(1).norm())
     return Placed(new, fewer.B_NR, fewer.A_RD.T, rank_error)
+
+
+def _seen(old_NK: Tensor, whole_NR: Tensor) -> tuple[Tensor, Tensor]:
+    """As _projected, multiplied in float32: the residual is that of these very coordinates, rounding included."""
+    coordinates_KR = old_NK.T @ whole_NR.float()
+    return coordinates_KR.double(), whole_NR - (old_NK @ coordinates_KR).double()
 
 
 def _projected(old_NK: Tensor, whole_NR: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
-
 from parts import WORDS, Coordinator, Walk, federation_text, sentences, small_home, write_task_file
 
 DISK_BYTES = 8 << 20
@@ -111,3 +111,21 @@ def walk(federation_toml: Path, tasks: Path, tmp_path_factory: pytest.TempPathFa
         walk = Walk(coordinator, tasks, folder / "workers")
         walk.led = [walk.lead("colour"), walk.lead("animal"), walk.lead("colour")]
         yield walk
+
+
+@pytest.fixture
+def in_process(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Like `fedshare` in parts.py, without a process of its own: for commands that import much."""
+    from fedshare.main import main
+
+    def give(*args: object) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr(sys, "argv", ["fedshare", *map(str, args)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        return subprocess.CompletedProcess(sys.argv, ended.value.code, out, err)
+
+    return give

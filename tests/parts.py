@@ -47,7 +47,26 @@ SHAPES = {"encoder.a": (12, 10), "encoder.b": (8, 16)}
 RANK = 4
 
 
-WORDS = "red green blue one two three four cat dog bird runs sleeps sings here there now then never".split()
+WORDS = [
+    "red",
+    "green",
+    "blue",
+    "one",
+    "two",
+    "three",
+    "four",
+    "cat",
+    "dog",
+    "bird",
+    "runs",
+    "sleeps",
+    "sings",
+    "here",
+    "there",
+    "now",
+    "then",
+    "never",
+]
 """All that the tiny base model's tokenizer knows."""
 
 

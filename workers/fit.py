@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -107,9 +106,7 @@ def train(
             callbacks=[callback],
         )
         trainer.remove_callback(PrinterCallback)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # transformers speaks to itself
-            trainer.train()
+        trainer.train()
 
 
 class _Steps(TrainerCallback):

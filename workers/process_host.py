@@ -17,7 +17,7 @@ def lead_here(plan: Plan, *, stay: bool, console: Console) -> dict[str, Any]:
     said: list[str] = []
     with Bar(
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn(),
-        console=console, transient=True,
+        console=console, transient=True, disable=not console.is_terminal,
     ) as bar:  # fmt: skip
         line = bar.add_task(plan.worker, total=1.0)
 

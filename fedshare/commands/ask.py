@@ -56,21 +56,10 @@ def versions(coordinator: options.Coordinator = options.DEFAULT_COORDINATOR, as_
     if as_json:
         print(json.dumps([_as_dict(r) for r in records]))
         return
-    headings = (
-        "version",
-        "parent",
-        "task",
-        "worker",
-        "base",
-        "staleness",
-        "relative error",
-        "basis",
-        "bytes sent",
-        "made",
-    )
+    headings = ("version", "task", "worker", "base", "stale", "error", "basis", "bytes", "made")
     rows = (
-        (r.version, r.parent, r.task, r.worker, r.base_version, r.staleness, f"{r.relative_error:.1e}",
-         f"{r.basis_out} + {r.basis_in}", f"{r.bytes_sent:,}", _time(r.created_at))
+        (r.version, r.task, r.worker, r.base_version, r.staleness, f"{r.relative_error:.0e}",
+         f"{r.basis_out}+{r.basis_in}", f"{r.bytes_sent:,}", _time(r.created_at)[5:16])
         for r in records if r.version
     )  # fmt: skip
     Console().print(_table(headings, rows))
@@ -123,7 +112,7 @@ def _client(address: str):  # type: ignore[no-untyped-def]
 def _table(headings: Iterable[str], rows: Iterable[Iterable[object]]) -> Table:
     shown = Table(box=None, pad_edge=False)
     for heading in headings:
-        shown.add_column(heading)
+        shown.add_column(heading, overflow="fold", no_wrap=heading not in ("worker", "task"))
     for row in rows:
         shown.add_row(*map(str, row))
     return shown

@@ -39,7 +39,10 @@ def export(
     basis = Basis(tuple(decode_block(blobs[ref.digest]) for ref in manifest.blocks))
     ref = manifest.tasks[0]
     adapter = decode_entry(blobs[ref.entry.digest]).adapter(basis)
-    save_adapter(adapter, folder, base_model=spec.base.name, labels=list(ref.labels))
+    try:
+        save_adapter(adapter, folder, base_model=spec.base.name, labels=list(ref.labels))
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror or error}") from None
     said = {
         "task": task,
         "version": manifest.version,

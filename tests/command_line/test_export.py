@@ -3,34 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from parts import Walk, fedshare
+from parts import Walk, one_sentence
 
-from fedshare.main import main
 from workers.base_model import find_base_model
 from workers.evaluate import logits_of
 from workers.life import Life
-
-
-@pytest.fixture
-def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable[..., str]:
-    """Give a command in this process; it must end as a user's mistake does. Returns its one sentence."""
-
-    def give(*args: object) -> str:
-        monkeypatch.setattr(sys, "argv", ["fedshare", *map(str, args)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        [line] = err.splitlines()
-        assert (ended.value.code, out) == (2, "")
-        return line.removeprefix("error: ")
-
-    return give
 
 
 def logits(model: torch.nn.Module, life: Life) -> torch.Tensor:
@@ -46,9 +27,9 @@ def loaded(folder: Path, base: Path) -> torch.nn.Module:
 
 
 @pytest.mark.parametrize("task", ["colour", "animal"])
-def test_export_is_the_workers_function(walk: Walk, tiny_base: Path, tmp_path: Path, task: str):
+def test_export_is_the_workers_function(walk: Walk, tiny_base: Path, tmp_path: Path, in_process, task: str):
     folder = tmp_path / "lora"
-    ended = fedshare("export", "--task", task, "--to", folder, "-c", walk.coordinator.address, "--json")
+    ended = in_process("export", "--task", task, "--to", folder, "-c", walk.coordinator.address, "--json")
     assert ended.returncode == 0, ended.stderr
     labels = {"colour": ["green", "red"], "animal": ["cat", "dog"]}[task]
     assert json.loads(ended.stdout) == {
@@ -62,51 +43,48 @@ def test_export_is_the_workers_function(walk: Walk, tiny_base: Path, tmp_path: P
     assert float((ours - untrained).abs().max()) > 1e-3 * float(ours.abs().max())
 
 
-def test_export_in_words_goes_to_a_folder_named_like_the_task(walk: Walk, tmp_path: Path, monkeypatch, capsys):
+def test_export_in_words_goes_to_a_folder_named_like_the_task(walk: Walk, tmp_path: Path, in_process, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["fedshare", "export", "--task=colour", "-c", walk.coordinator.address])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 0
-    assert "colour of version 2 is in colour-lora (2 labels)" in capsys.readouterr().out
+    ended = in_process("export", "--task=colour", "-c", walk.coordinator.address)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout == "colour of version 2 is in colour-lora (2 labels)\n"
     assert (tmp_path / "colour-lora" / "adapter_model.safetensors").is_file()
 
 
-def test_older_version_of_a_task_is_the_same_adapter_as_long_as_it_was_not_learned_again(walk: Walk, tmp_path: Path):
+def test_version_of_a_task_is_exported_the_same_as_long_as_it_was_not_learned_again(
+    walk: Walk, tmp_path: Path, in_process
+):
     for version in (1, 2):
-        main_quietly("export", "--task", "colour", "--version", version, "--to", tmp_path / str(version),
-                     "-c", walk.coordinator.address)  # fmt: skip
+        to = ("--version", version, "--to", tmp_path / str(version))
+        assert in_process("export", "--task", "colour", *to, "-c", walk.coordinator.address).returncode == 0
     first, second = ((tmp_path / v / "adapter_model.safetensors").read_bytes() for v in "12")
     assert first == second
 
 
-def main_quietly(*args: object) -> None:
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
-        patch.setattr(sys, "argv", ["fedshare", *map(str, args)])
-        main()
-    assert ended.value.code == 0
-
-
-def test_task_that_is_not_there_is_refused_and_nothing_is_written(walk: Walk, tmp_path: Path, refused):
-    said = refused("export", "--task", "nobody", "--to", tmp_path / "x", "-c", walk.coordinator.address)
+def test_task_that_is_not_there_is_refused_and_nothing_is_written(walk: Walk, tmp_path: Path, in_process):
+    said = one_sentence(
+        in_process("export", "--task", "nobody", "--to", tmp_path / "x", "-c", walk.coordinator.address)
+    )
     assert said == "version 2 has no task 'nobody'; it has: animal, colour"
     assert not (tmp_path / "x").exists()
 
 
-def test_task_before_it_was_learned_is_refused(walk: Walk, tmp_path: Path, refused):
-    said = refused("export", "--task=animal", "--version=1", "--to", tmp_path / "x", "-c", walk.coordinator.address)
+def test_task_before_it_was_learned_is_refused(walk: Walk, tmp_path: Path, in_process):
+    said = one_sentence(
+        in_process("export", "--task=animal", "--version=1", "--to", tmp_path / "x", "-c", walk.coordinator.address)
+    )
     assert said == "version 1 has no task 'animal'; it has: colour"
 
 
-def test_folder_with_something_in_it_is_not_touched(walk: Walk, tmp_path: Path, refused):
+def test_folder_with_something_in_it_is_not_touched(walk: Walk, tmp_path: Path, in_process):
     (tmp_path / "mine").write_text("")
-    said = refused("export", "--task", "colour", "--to", tmp_path, "-c", walk.coordinator.address)
+    said = one_sentence(in_process("export", "--task", "colour", "--to", tmp_path, "-c", walk.coordinator.address))
     assert said == f"{tmp_path} is not empty: name another folder with --to"
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
 @pytest.mark.parametrize("to", ["file", "file/below"])
-def test_folder_that_cannot_be_one_is_one_sentence(walk: Walk, tmp_path: Path, refused, to: str):
+def test_folder_that_cannot_be_one_is_one_sentence(walk: Walk, tmp_path: Path, in_process, to: str):
     (tmp_path / "file").write_text("")
-    said = refused("export", "--task", "colour", "--to", tmp_path / to, "-c", walk.coordinator.address)
+    said = one_sentence(in_process("export", "--task", "colour", "--to", tmp_path / to, "-c", walk.coordinator.address))
     assert said.startswith(f"cannot write {tmp_path / to}: ")

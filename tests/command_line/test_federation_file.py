@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from parts import fedshare, federation_text, one_sentence
+from parts import federation_text, fedshare, one_sentence
 
 from fedshare.errors import UserError
 from fedshare.federation_file import read_federation_file, with_sources

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from parts import Coordinator, Walk, fedshare, federation_text, one_sentence, small_home, until
+from parts import Coordinator, Walk, federation_text, fedshare, one_sentence, small_home, until
 
 from fedshare.federation_file import read_federation_file
 
