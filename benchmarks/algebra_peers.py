@@ -77,10 +77,10 @@ def _vlora(samples: list[Sample], k: int):  # type: ignore[no-untyped-def]
 def _weights(sample: Sample):  # type: ignore[no-untyped-def]
     from vlora import LoRAWeights
 
-    B, A = next(iter(sample.values()))
+    rank = next(iter(sample.values()))[0].shape[1]
     lora_a = {m: torch.from_numpy(a.copy()) for m, (_, a) in sample.items()}
     lora_b = {m: torch.from_numpy(b.copy()) for m, (b, _) in sample.items()}
-    return LoRAWeights(list(sample), lora_a, lora_b, B.shape[1])
+    return LoRAWeights(list(sample), lora_a, lora_b, rank)
 
 
 def _sample(weights) -> Sample:  # type: ignore[no-untyped-def]

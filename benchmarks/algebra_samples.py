@@ -30,8 +30,8 @@ def shared_columns(
 
 def _near(rng: np.random.RandomState, basis: np.ndarray, r: int, noise: float) -> np.ndarray:
     inside = basis @ rng.standard_normal((basis.shape[1], r)).astype(np.float32)
-    outside = rng.standard_normal((len(basis), r)).astype(np.float32) * np.sqrt(basis.shape[1] / len(basis))
-    return inside + np.float32(noise) * outside
+    outside = rng.standard_normal((len(basis), r)).astype(np.float32)
+    return inside + np.float32(noise * np.sqrt(basis.shape[1] / len(basis))) * outside
 
 
 def common_start(
@@ -50,13 +50,11 @@ def shared_mean(tasks: int, d: int, modules: int, r: int, shared: int, noise: fl
     rng = np.random.RandomState(seed)
     mean = next(shared_columns(1, d, modules, r, d, 0.0, seed))
     for _ in range(tasks):
-        spread = [
-            {m: rng.standard_normal(pair[side].shape).astype(np.float32) for m, pair in mean.items()} for side in (0, 1)
-        ]
-        yield {
-            m: (B + np.float32(noise) * spread[0][m], A + np.float32(noise) * spread[1][m])
-            for m, (B, A) in mean.items()
-        }
+        yield {m: (_scattered(rng, B, noise), _scattered(rng, A, noise)) for m, (B, A) in mean.items()}
+
+
+def _scattered(rng: np.random.RandomState, mean: np.ndarray, noise: float) -> np.ndarray:
+    return mean + np.float32(noise) * rng.standard_normal(mean.shape).astype(np.float32)
 
 
 PLANTS = {"shared columns": shared_columns, "common-A start": common_start, "shared flattened mean": shared_mean}
@@ -84,19 +82,13 @@ def write_folder(sample: Sample, folder: Path) -> Path:
         tensors[f"base_model.model.{m}.lora_B.weight"] = np.ascontiguousarray(B)
     r = next(iter(sample.values()))[0].shape[1]
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    config = {
-        "peft_type": "LORA",
-        "r": r,
-        "lora_alpha": r,
-        "target_modules": ["q"],
-        "base_model_name_or_path": "synthetic",
-    }
-    (folder / "adapter_config.json").write_text(json.dumps({**config, "task_type": "CAUSAL_LM", "bias": "none"}))
+    config = {"peft_type": "LORA", "r": r, "lora_alpha": r, "target_modules": ["q"], "task_type": "CAUSAL_LM"}
+    (folder / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "synthetic"}))
     return folder
 
 
 class IncrementalSvd:
-    """`ref`: uncentred incremental SVD of each side's columns (Brand 2002), and a rotation of every task's coefficients."""
+    """`ref`: uncentred incremental SVD of each side's columns (Brand 2002); every task's coefficients are rotated."""
 
     def __init__(self, size: int):
         self.size, self.sides, self.tasks = size, {}, {}

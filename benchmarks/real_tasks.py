@@ -36,7 +36,7 @@ from workers.tasks import TaskData, load_task
 FILE = Path(__file__).with_name("real_tasks.toml")
 LORA_RATES = (3e-3, 6e-3)
 RANDOM_COLUMNS = 24
-RANDOM_RATES = (0.1, 0.3)
+RANDOM_RATES = (0.1,)
 
 Method = Callable[[BaseModel, pb.FederationSpec, TaskData], PeftModel]
 

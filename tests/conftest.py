@@ -12,6 +12,8 @@ import pytest
 from hypothesis import settings
 from parts import WORDS, Coordinator, Walk, federation_text, sentences, small_home, write_task_file
 
+from protos.fedshare.v1 import federation_pb2 as pb
+
 DISK_BYTES = 8 << 20
 TASKS = {"colour": ("red", "green"), "animal": ("cat", "dog"), "number": ("one", "two")}
 
@@ -42,7 +44,7 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("base")
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    words = Tokenizer(models.WordLevel({w: i for i, w in enumerate(special + WORDS)}, unk_token="[UNK]"))
+    words = Tokenizer(models.WordLevel({w: i for i, w in enumerate([*special, *WORDS])}, unk_token="[UNK]"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     PreTrainedTokenizerFast(
         tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
@@ -76,6 +78,14 @@ def federation_toml(tiny_base: Path, tasks: Path, tmp_path_factory: pytest.TempP
     return file
 
 
+@pytest.fixture(scope="session")
+def tiny_spec(federation_toml: Path) -> pb.FederationSpec:
+    """What a coordinator makes of that file."""
+    from fedshare.federation_file import read_federation_file
+
+    return read_federation_file(federation_toml).spec()
+
+
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Coordinator]:
     """A coordinator of one test's own, for updates made by hand."""
@@ -105,7 +115,7 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def walk(federation_toml: Path, tasks: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walk]:
-    """Colour and animal learned in turn, each measured when learned; then colour's worker came back and measured the head."""
+    """Colour and animal were learned in turn; then colour's worker came back and measured the head."""
     folder = tmp_path_factory.mktemp("walk")
     with Coordinator(folder / "home", "--no-lineage", str(federation_toml)) as coordinator:
         walk = Walk(coordinator, tasks, folder / "workers")

@@ -1,4 +1,4 @@
-"""Real parts for tests: coordinators as processes of their own, workers that submit handmade updates, a tiny base model.
+"""Real parts for tests: coordinators as processes of their own, workers that submit handmade updates, tiny tasks.
 
 Nothing here stands in for anything: sockets, SQLite files, processes and signals are real ones.
 """
@@ -24,7 +24,7 @@ import safetensors.numpy
 import torch
 
 from coordinator.catalog import Catalog
-from coordinator.home import open_home
+from coordinator.home import Home, open_home
 from coordinator.journal import Journal
 from coordinator.members import Members
 from coordinator.receive import Receiver
@@ -47,26 +47,10 @@ SHAPES = {"encoder.a": (12, 10), "encoder.b": (8, 16)}
 RANK = 4
 
 
-WORDS = [
-    "red",
-    "green",
-    "blue",
-    "one",
-    "two",
-    "three",
-    "four",
-    "cat",
-    "dog",
-    "bird",
-    "runs",
-    "sleeps",
-    "sings",
-    "here",
-    "there",
-    "now",
-    "then",
-    "never",
-]
+WORDS = (
+    "red", "green", "blue", "one", "two", "three", "four", "cat", "dog", "bird",
+    "runs", "sleeps", "sings", "here", "there", "now", "then", "never",
+)  # fmt: skip
 """All that the tiny base model's tokenizer knows."""
 
 
@@ -219,16 +203,21 @@ def honest_header(spec: pb.FederationSpec, blob: bytes, **changes: Any) -> pb.Up
 
 
 def journal_one(home: Path, seed: int) -> pb.UpdateHeader:
-    """Receive an update as a coordinator does, with nobody there to merge it: it is queued on disk."""
+    """A queued update on disk, from a member that joins for it."""
     with open_home(home) as opened:
-        catalog, journal, members = Catalog(opened.engine), Journal(opened.engine), Members(opened.engine)
-        catalog.ensure_root(opened.spec.federation_id, time.time())
+        Catalog(opened.engine).ensure_root(opened.spec.federation_id, time.time())
+        incarnation = Members(opened.engine).join("raw", "task", time.time())
         blob = honest_blob(opened.spec, random_adapter(opened.spec, seed), Basis())
-        header = honest_header(opened.spec, blob, incarnation=members.join("raw", "task", time.time()))
-        receiver = Receiver(opened.spec, journal, catalog, opened.blobs, Basis, lambda: None)
-        assert receiver.expect(header) is None
-        decision, repeated = receiver.accept(header, blob)
-        assert decision.outcome == pb.OUTCOME_QUEUED and not repeated
+        return journal_blob(opened, blob, incarnation=incarnation)
+
+
+def journal_blob(home: Home, blob: bytes, **changes: Any) -> pb.UpdateHeader:
+    """Receive an update made for version 0 as a coordinator does, with nobody there to merge it."""
+    header = honest_header(home.spec, blob, **changes)
+    receiver = Receiver(home.spec, Journal(home.engine), Catalog(home.engine), home.blobs, Basis, lambda: None)
+    assert receiver.expect(header) is None
+    decision, repeated = receiver.accept(header, blob)
+    assert decision.outcome == pb.OUTCOME_QUEUED and not repeated
     return header
 
 

@@ -14,6 +14,7 @@ import pytest
 from parts import Coordinator, Walk, federation_text, fedshare, one_sentence, small_home, until
 
 from fedshare.federation_file import read_federation_file
+from protos.fedshare.v1 import federation_pb2 as pb
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +47,8 @@ def test_worker_that_is_stopped_while_it_fits_ends_with_130_and_one_sentence(
     assert list((tmp_path / "home" / "outbox").iterdir()) == []
 
 
-def test_worker_says_in_json_how_it_ended(federation_toml: Path, tasks: Path, tmp_path: Path):
-    spec = read_federation_file(federation_toml).spec()
-    with Coordinator(small_home(tmp_path / "home", spec), "--no-lineage") as coordinator:
+def test_worker_says_in_json_how_it_ended(tiny_spec: pb.FederationSpec, tasks: Path, tmp_path: Path):
+    with Coordinator(small_home(tmp_path / "home", tiny_spec), "--no-lineage") as coordinator:
         ended = fedshare("worker", "--task", "number", "--data", tasks / "number", "-c", coordinator.address,
                          "--home", tmp_path / "worker", "--name", "me", "--json")  # fmt: skip
         [record] = coordinator.versions()
@@ -61,19 +61,8 @@ def test_worker_says_in_json_how_it_ended(federation_toml: Path, tasks: Path, tm
     assert f"receipt for update {record.update_id}" in ended.stderr
 
 
-def test_mistake_in_the_data_is_one_sentence_and_joins_nothing(walk: Walk, tmp_path: Path):
-    said = one_sentence(
-        fedshare(
-            "worker",
-            "--task",
-            "new",
-            "--data",
-            tmp_path / "nothing",
-            "-c",
-            walk.coordinator.address,
-            "--home",
-            tmp_path / "home",
-        )  # fmt: skip
-    )
+def test_mistake_in_the_data_is_one_sentence_and_joins_nothing(walk: Walk, tmp_path: Path, in_process):
+    home = ("--home", tmp_path / "home", "-c", walk.coordinator.address)
+    said = one_sentence(in_process("worker", "--task", "new", "--data", tmp_path / "nothing", *home))
     assert said.startswith(f"there is no folder {tmp_path}/nothing")
     assert "new-worker" not in {m.worker for m in walk.coordinator.status().members}

@@ -1,4 +1,4 @@
-"""A full disk: an update is kept whole or not at all, a receipt still means kept, and the work goes on when there is room."""
+"""A full disk: an update is kept whole or not at all, a receipt still means kept, and with room the work goes on."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ def test_measurements_are_read_in_batches_of_the_size_asked_for(tmp_path: Path):
         assert len(measured.of_task("task")) == 7
 
 
-@pytest.fixture(params=["refuses", "never answers"])
+@pytest.fixture(params=["refuses", pytest.param("never answers", marks=pytest.mark.slow)])
 def away(request: pytest.FixtureRequest) -> Iterator[str]:
     """The address of a tracking server that is not one."""
     if request.param == "refuses":

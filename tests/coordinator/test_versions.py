@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import pytest
 from parts import Coordinator, RawWorker, dense, dense_adapter, random_adapter, relative_error, small_home
@@ -86,7 +87,7 @@ def test_version_is_the_same_whenever_it_is_fetched(learned: Learned):
 def test_basis_of_a_version_is_a_prefix_of_the_next_ones(learned: Learned):
     blocks = [[ref.digest for ref in everything(learned, v)[0].blocks] for v in range(HEAD + 1)]
     assert blocks[0] == []
-    assert all(later[: len(earlier)] == earlier for earlier, later in zip(blocks, blocks[1:], strict=False))
+    assert all(later[: len(earlier)] == earlier for earlier, later in pairwise(blocks))
 
 
 def test_task_learned_again_is_replaced_and_the_others_stay(learned: Learned):

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from parts import Coordinator, Led, Walk, flip_a_byte, sentences, write_task_file
+from parts import Coordinator, Led, Walk, flip_a_byte, journal_blob, sentences, small_home, write_task_file
 
-from fedshare.federation_file import read_federation_file
+from coordinator.home import open_home
 from protos.chunks import digest_of
 from protos.fedshare.v1 import federation_pb2 as pb
 from workers.errors import CoordinatorAway, Refusal, WorkerError
@@ -26,10 +26,10 @@ def cut() -> None:
 
 
 @pytest.fixture(scope="module")
-def lives(federation_toml: Path, tasks: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walk]:
+def lives(tiny_spec: pb.FederationSpec, tasks: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walk]:
     """A coordinator for all tests here: each leads a worker, and a task, of its own."""
     folder = tmp_path_factory.mktemp("lives")
-    with Coordinator(folder / "home", "--no-lineage", str(federation_toml)) as coordinator:
+    with Coordinator(small_home(folder / "home", tiny_spec), "--no-lineage") as coordinator:
         yield Walk(coordinator, tasks, folder / "workers")
 
 
@@ -143,12 +143,34 @@ def test_update_of_an_older_incarnation_is_refused_and_kept_aside(own: Own):
         with own.lives.coordinator.client() as client:
             client.join(own.worker, own.name, spec.federation_id, spec.base.fingerprint)
 
-    with pytest.raises(Refusal, match="incarnation 1 of .* is no longer current: incarnation 2 has joined since"):
+    with pytest.raises(Refusal, match=r"incarnation 1 of .* is no longer current: incarnation 2 has joined since"):
         own.lead({"fitting": twin_joins})
     assert own.outbox() == []
     [kept] = (own.home / "refused").iterdir()
     assert {path.name for path in kept.iterdir()} == {"header.json", "update.safetensors", "trained.safetensors"}
     assert own.versions() == []
+
+
+def test_update_that_could_not_be_merged_is_kept_aside_and_the_task_is_learned_anew(
+    tiny_spec: pb.FederationSpec, tasks: Path, tmp_path: Path
+):
+    with Coordinator(small_home(tmp_path / "home", tiny_spec), "--no-lineage") as coordinator:
+        own = Own(Walk(coordinator, tasks, tmp_path / "workers"), "task")
+        with pytest.raises(Cut):
+            own.lead({"sending": cut})
+        [parcel] = own.outbox()
+        coordinator.kill()
+        blob = (parcel / "update.safetensors").read_bytes()
+        with open_home(coordinator.home) as home:
+            header = journal_blob(home, blob, update_id=parcel.name, worker=own.worker, labels=["green", "red"])
+            flip_a_byte(home.blobs.path(header.digest))
+        coordinator.start()
+        with pytest.raises(Refusal, match=f"{parcel.name} was received but could not be merged: .* is damaged"):
+            own.lead()
+        assert own.outbox() == [] and [kept.name for kept in (own.home / "refused").iterdir()] == [parcel.name]
+        assert "fitting" in own.lead().stages
+        [record] = own.versions()
+    assert record.update_id != parcel.name
 
 
 def read_spec(lives: Walk) -> pb.FederationSpec:
@@ -182,13 +204,13 @@ def test_worker_with_another_base_model_cannot_join(own: Own, tiny_base: Path, t
     model = BertModel.from_pretrained(tiny_base)
     model.embeddings.word_embeddings.weight.data[0, 0] += 1e-3
     model.save_pretrained(tmp_path)
-    with pytest.raises(Refusal, match="base model .* is not this federation's .*: their weights differ"):
+    with pytest.raises(Refusal, match=r"base model .* is not this federation's .*: their weights differ"):
         own.lead(base_model=str(tmp_path))
 
 
 def test_task_with_other_labels_than_the_federation_knows_is_refused(own: Own):
     own.lead()
-    with pytest.raises(WorkerError, match="the federation knows .* with other labels"):
+    with pytest.raises(WorkerError, match=r"the federation knows .* with other labels"):
         own.lead(data="animal", home=own.home.with_name("labels"))
 
 
@@ -212,9 +234,3 @@ def test_damaged_and_torn_blobs_in_the_cache_are_fetched_again(own: Own):
     assert (back.stages[-1], back.end.accuracy) == ("left", first.end.accuracy)
     assert sorted((own.home / "blobs").iterdir()) == cached
     assert all(digest_of(blob.read_bytes()) == blob.stem for blob in cached)
-
-
-def test_spec_a_worker_gets_is_the_federation_files(lives: Walk, federation_toml: Path):
-    wanted, found = read_federation_file(federation_toml).spec(), read_spec(lives)
-    found.federation_id = ""
-    assert found == wanted

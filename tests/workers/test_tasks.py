@@ -44,7 +44,8 @@ MISTAKES: dict[str, tuple[Callable[[Path], None], str]] = {
         lambda f: write(f, lines({"text": "a", "label": "no"}) + '{"text": ', "", "jsonl"),
         "{f}/train.jsonl cannot be read: Expecting value"),
     "JSON without end": (lambda f: write(f, "[" * 100_000, "", "jsonl"), "{f}/train.jsonl cannot be read: "),
-    "JSON that is no object": (lambda f: write(f, "[1, 2]\n", "", "jsonl"), "{f}/train.jsonl: row 1 has no field 'text'"),
+    "JSON that is no object": (
+        lambda f: write(f, "[1, 2]\n", "", "jsonl"), "{f}/train.jsonl: row 1 has no field 'text'"),
     "JSON without a text": (
         lambda f: write(f, lines({"label": "no"}), "", "jsonl"), "{f}/train.jsonl: row 1 has no field 'text'"),
     "JSON whose label is null": (

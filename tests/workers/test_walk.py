@@ -105,3 +105,10 @@ def test_story_tells_the_update_from_receipt_to_measurement(walk: Walk, task: st
     assert f"into version {record.version}" in story.events[1].detail
     assert [e.at for e in story.events] == sorted(e.at for e in story.events)
     assert (story.verdict.outcome, story.verdict.version) == (pb.OUTCOME_MERGED, record.version)
+
+
+def test_coordinator_serves_what_the_federation_file_says(walk: Walk, tiny_spec: pb.FederationSpec):
+    served = walk.coordinator.status().spec
+    assert len(served.federation_id) == 32
+    served.federation_id = ""
+    assert served == tiny_spec
