@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from time import time
 
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import SQLAlchemyError
 
 from coordinator.blobs import Blobs
 from coordinator.catalog import BlobName, Catalog, Version
@@ -62,9 +62,7 @@ class Integrator:
     ):
         self._spec, self._journal, self._catalog, self._blobs = spec, journal, catalog, blobs
         self._announce = announce
-        self._head = catalog.head()
-        self._state = State(self._head.version, self._stored_basis())
-        self._consumed = journal.consumed()
+        self._resume()
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="integrate")
@@ -93,16 +91,26 @@ class Integrator:
             self._thread.join()
 
     def _run(self) -> None:
+        sure = True
         while not self._stopping.is_set():
             self._wake.clear()
             try:
-                worked = self._next()
-            except (OSError, OperationalError) as error:
+                if not sure:
+                    self._resume()
+                sure, worked = True, self._next()
+            except (OSError, SQLAlchemyError) as error:
                 log.error("cannot store a version (%s): trying again every %g s", error, RETRY_SECONDS)
+                sure = False  # whether the commit came through: the disk will say
                 self._stopping.wait(RETRY_SECONDS)
                 continue
             if not worked:
                 self._wake.wait(IDLE_SECONDS_MAX)
+
+    def _resume(self) -> None:
+        """Go on from what is on disk, which is the truth."""
+        self._head = self._catalog.head()
+        self._state = State(self._head.version, self._stored_basis())
+        self._consumed = self._journal.consumed()
 
     def _next(self) -> bool:
         position = self._journal.after(self._consumed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,7 +12,6 @@ from pathlib import Path
 
 import pytest
 from conftest import TASKS
-from parts import free_port
 
 pytestmark = [pytest.mark.ray_job, pytest.mark.timeout(600)]
 
@@ -21,7 +21,7 @@ BIN = Path(sys.executable).parent
 @pytest.fixture(scope="module")
 def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of a running head's dashboard."""
-    port, dashboard_port = free_port(), free_port()
+    port, dashboard_port = _free_port(), _free_port()
     environment = _environment()
     command = ["ray", "start", "--head", f"--port={port}", f"--dashboard-port={dashboard_port}", "--num-cpus=2"]
     try:
@@ -55,3 +55,9 @@ def _submit(dashboard: str, folder: Path, *arguments: str) -> subprocess.Complet
 def _environment() -> dict[str, str]:
     path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
     return {**os.environ, "PATH": path, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
