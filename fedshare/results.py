@@ -75,7 +75,7 @@ def collect(client: Client) -> Results:
 
 def table(results: Results) -> Table:
     shown = Table(title=f"federation {results.name}, version {results.head}", title_justify="left")
-    shown.add_column("task")
+    shown.add_column("task", no_wrap=True)
     for column in (
         "version",
         "accuracy when learned",
