@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from rich import box
 from rich.table import Table
 
 from workers.client import Client
@@ -74,17 +75,12 @@ def collect(client: Client) -> Results:
 
 
 def table(results: Results) -> Table:
-    shown = Table(title=f"federation {results.name}, version {results.head}", title_justify="left")
+    """Accuracies in percent. Fits 80 columns as long as task names are short."""
+    title = f"federation {results.name}, version {results.head}"
+    shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     shown.add_column("task", no_wrap=True)
-    for column in (
-        "version",
-        "accuracy when learned",
-        "accuracy at the head",
-        "bytes sent",
-        "bytes as LoRA",
-        "ratio",
-    ):
-        shown.add_column(column, justify="right")
+    for heading in ("version", "accuracy %\nlearned", "accuracy %\nat head", "bytes\nsent", "bytes\nas LoRA", "ratio"):
+        shown.add_column(heading, justify="right", no_wrap=True)
     for t in results.tasks:
         learned, head = _percent(t.accuracy_when_learned), _percent(t.accuracy_at_head)
         shown.add_row(t.task, str(t.version), learned, head, *_bytes(t.bytes_sent, t.bytes_lora))
@@ -135,7 +131,7 @@ def _bytes(sent: int, lora: int) -> tuple[str, str, str]:
 
 
 def _percent(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.1f} %"
+    return "" if value is None else f"{100 * value:.1f}"
 
 
 def _mean(values) -> float | None:  # type: ignore[no-untyped-def]
