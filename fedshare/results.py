@@ -75,11 +75,11 @@ def collect(client: Client) -> Results:
 
 
 def table(results: Results) -> Table:
-    """Accuracies in percent. Fits 80 columns as long as task names are short."""
-    title = f"federation {results.name}, version {results.head}"
-    shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    """Accuracy in percent when learned and at the head, bytes both ways. Fits 80 columns."""
+    title = f"federation {results.name}, version {results.head}: accuracy on the test split, and what was sent"
+    shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     shown.add_column("task", no_wrap=True)
-    for heading in ("version", "accuracy %\nlearned", "accuracy %\nat head", "bytes\nsent", "bytes\nas LoRA", "ratio"):
+    for heading in ("version", "learned\n%", "at head\n%", "bytes\nsent", "bytes\nas LoRA", "ratio"):
         shown.add_column(heading, justify="right", no_wrap=True)
     for t in results.tasks:
         learned, head = _percent(t.accuracy_when_learned), _percent(t.accuracy_at_head)
