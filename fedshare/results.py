@@ -77,7 +77,9 @@ def collect(client: Client) -> Results:
 def table(results: Results) -> Table:
     """Accuracy in percent when learned and at the head, bytes both ways. Fits 80 columns."""
     title = f"federation {results.name}, version {results.head}: accuracy on the test split, and what was sent"
-    shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    shown = Table(
+        title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0)
+    )
     shown.add_column("task", no_wrap=True)
     for heading in ("version", "learned\n%", "at head\n%", "bytes\nsent", "bytes\nas LoRA", "ratio"):
         shown.add_column(heading, justify="right", no_wrap=True)
