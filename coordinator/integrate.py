@@ -98,7 +98,7 @@ class Integrator:
                 if not sure:
                     self._resume()
                 sure, worked = True, self._next()
-            except (OSError, SQLAlchemyError) as error:
+            except (OSError, SQLAlchemyError, CoordinatorError) as error:
                 log.error("cannot store a version (%s): trying again every %g s", error, RETRY_SECONDS)
                 sure = False  # whether the commit came through: the disk will say
                 self._stopping.wait(RETRY_SECONDS)
@@ -130,6 +130,8 @@ class Integrator:
             return state, result if isinstance(result, Skipped) else _encoded(result)
         except (CoordinatorError, AlgebraError) as error:
             return self._state, Skipped(str(error))
+        except (OSError, SQLAlchemyError):  # the machine's, not the entry's: it is tried again
+            raise
         except Exception as error:  # ours to mend
             log.exception("merging failed update=%s", position.submission.update_id)
             return self._state, Skipped(f"internal error: {type(error).__name__}: {error}")

@@ -21,7 +21,7 @@ from tenacity import (
 from protos.chunks import CHUNK_BYTES_MAX, Joiner, cut
 from protos.fedshare.v1 import federation_pb2 as pb
 from protos.fedshare.v1.federation_pb2_grpc import FederationStub
-from workers.errors import CoordinatorAway, Refusal, WorkerError
+from workers.errors import CoordinatorAway, Refusal, Superseded, WorkerError
 
 Answer = TypeVar("Answer")
 
@@ -79,6 +79,8 @@ class Client:
             return receipt
 
         receipt = self._patiently(once)
+        if receipt.outcome == pb.OUTCOME_REFUSED_INCARNATION:
+            raise Superseded(receipt.reason)
         if receipt.outcome not in (pb.OUTCOME_QUEUED, pb.OUTCOME_MERGED, pb.OUTCOME_SKIPPED):
             raise Refusal(receipt.reason)
         return receipt

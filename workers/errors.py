@@ -2,6 +2,7 @@
 
 WorkerError            one sentence for the worker's owner: what, where, what to do
   Refusal              the coordinator answered, and said no for good
+    Superseded         because a newer incarnation of this worker has joined; the next one can deliver
   CoordinatorAway      nobody answered within the time allowed; nothing is lost, try again later
 """
 
@@ -12,6 +13,10 @@ class WorkerError(Exception):
 
 class Refusal(WorkerError):
     """The coordinator's own sentence. The same request will be refused again."""
+
+
+class Superseded(Refusal):
+    """This life is over, its work is not: it stays in the outbox."""
 
 
 class CoordinatorAway(WorkerError):

@@ -24,7 +24,7 @@ from share_algo.codec import decode_block, decode_entry
 from share_algo.training import attach
 from workers.base_model import BaseModel, find_base_model
 from workers.client import Client
-from workers.errors import Refusal, WorkerError
+from workers.errors import Refusal, Superseded, WorkerError
 from workers.evaluate import accuracy, largest_difference, logits_of
 from workers.fit import fit, lora_model
 from workers.home import Home
@@ -82,6 +82,7 @@ class Life:
         if self.plan.threads:
             torch.set_num_threads(self.plan.threads)
         with Home(self.plan.home) as self.home, self._client() as self.client:
+            self._must_have_no_parcels_of_others()
             learned = self._join()
             self.watcher = Watcher(self.client, self.plan.worker, self.progress.incarnation)
             try:
@@ -92,6 +93,14 @@ class Life:
             finally:
                 self.watcher.stop()
         return self._now("left")
+
+    def _must_have_no_parcels_of_others(self) -> None:
+        for parcel in self.home.outbox.parcels():
+            if parcel.header.task != self.plan.task:
+                raise WorkerError(
+                    f"the outbox in {self.plan.home} holds an update for the task {parcel.header.task}:"
+                    f" start that task once more to deliver it, or use another --home"
+                )
 
     @cached_property
     def task(self) -> TaskData:
@@ -164,6 +173,8 @@ class Life:
         self._now("sending", update_id=parcel.header.update_id)
         try:
             receipt = self.client.submit(self._header(parcel), parcel.blob())
+        except Superseded:
+            raise
         except Refusal:
             kept = self.home.set_aside(parcel)
             self._now("refused", detail=f"kept in {kept}")

@@ -119,7 +119,7 @@ def read_only(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_home_that_cannot_be_written_is_refused(read_only: Path):
-    assert refuses_to_start(read_only).startswith(f"cannot use {read_only} as a home: ")
+    assert str(read_only) in refuses_to_start(read_only)
 
 
 def test_journal_that_is_not_a_database_is_named(tmp_path: Path):

@@ -94,8 +94,10 @@ def test_task_learned_again_is_replaced_and_the_others_stay(learned: Learned):
     with RawWorker(learned.coordinator.address, "b-worker", "b") as raw:
         before, _ = everything(learned, learned.coordinator.status().head)
         raw.teach(random_adapter(raw.spec, 77))
-        head = learned.coordinator.drained().head
+        status = learned.coordinator.drained()
+    head = status.head
     after, blobs = everything(learned, head)
+    assert status.bytes_tasks == sum(t.entry.nbytes for t in after.tasks)  # and no longer the one before
     old, new = ({t.task: t for t in m.tasks} for m in (before, after))
     assert new["b"].version == head and new["b"].entry != old["b"].entry
     assert {t: ref for t, ref in new.items() if t != "b"} == {t: ref for t, ref in old.items() if t != "b"}

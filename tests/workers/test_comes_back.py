@@ -136,7 +136,7 @@ def test_task_is_learned_again_where_that_is_asked_for_and_replaces_the_first(ow
     assert then.tasks[0].entry != now.tasks[0].entry
 
 
-def test_update_of_an_older_incarnation_is_refused_and_kept_aside(own: Own):
+def test_update_of_an_older_incarnation_is_refused_and_delivered_by_the_next(own: Own):
     spec = read_spec(own.lives)
 
     def twin_joins() -> None:
@@ -145,10 +145,20 @@ def test_update_of_an_older_incarnation_is_refused_and_kept_aside(own: Own):
 
     with pytest.raises(Refusal, match=r"incarnation 1 of .* is no longer current: incarnation 2 has joined since"):
         own.lead({"fitting": twin_joins})
-    assert own.outbox() == []
-    [kept] = (own.home / "refused").iterdir()
-    assert {path.name for path in kept.iterdir()} == {"header.json", "update.safetensors", "trained.safetensors"}
+    [parcel] = own.outbox()
     assert own.versions() == []
+    assert "fitting" not in own.lead().stages
+    [version] = own.versions()
+    assert (version.update_id, own.outbox()) == (parcel.name, [])
+
+
+def test_home_with_another_tasks_update_is_refused_and_the_update_stays(own: Own):
+    with pytest.raises(Cut):
+        own.lead({"sending": cut})
+    [parcel] = own.outbox()
+    with pytest.raises(WorkerError, match=f"holds an update for the task {own.name}: start that task once more"):
+        own.lives.lead("another", worker=own.worker, home=own.home, source=str(own.lives.tasks / "colour"))
+    assert own.outbox() == [parcel]
 
 
 def test_update_that_could_not_be_merged_is_kept_aside_and_the_task_is_learned_anew(
