@@ -46,19 +46,16 @@ def place(old: Directions, whole: Factors, lost_sq_max: float) -> Placed:
 
 def _candidates(old: Directions, whole: Factors, lost_sq_max: float) -> Iterator[Placed]:
     singular_R = whole.A_RD.square().sum(1)
-    out_64, in_64 = old.out_NK, old.in_DL
-    for projected in (_seen, _projected):  # the second only where float32 alone does not show that all is there
-        P_KR, rest_NR = projected(out_64, whole.B_NR)
-        Q_LR, rest_DR = projected(in_64, whole.A_RD.T)
-        # the residual of dW is rest_N A + (out P) rest_D^T, two orthogonal parts
-        lost = (rest_NR.square().sum(0) * singular_R).sum() + ((P_KR.T @ P_KR) * (rest_DR.T @ rest_DR)).sum()
-        if lost <= lost_sq_max:
-            none = Directions(rest_NR[:, :0].float(), rest_DR[:, :0].float())
-            yield _ranked(none, P_KR, Q_LR, lost_sq_max - float(lost))
-            return
-        out_64, in_64 = old.out_NK.double(), old.in_DL.double()
-    more_out, Y_out = _more(out_64, rest_NR, singular_R)
-    more_in, Y_in = _more(in_64, rest_DR, singular_R)
+    P_KR, rest_NR = _projected(old.out_NK, whole.B_NR)
+    Q_LR, rest_DR = _projected(old.in_DL, whole.A_RD.T)
+    # the residual of dW is rest_N A + (out P) rest_D^T, two orthogonal parts
+    lost = (rest_NR.square().sum(0) * singular_R).sum() + ((P_KR.T @ P_KR) * (rest_DR.T @ rest_DR)).sum()
+    if lost <= lost_sq_max:
+        none = Directions(rest_NR[:, :0].float(), rest_DR[:, :0].float())
+        yield _ranked(none, P_KR, Q_LR, lost_sq_max - float(lost))
+        return
+    P_KR, more_out, Y_out = _more(old.out_NK, P_KR, rest_NR, singular_R)
+    Q_LR, more_in, Y_in = _more(old.in_DL, Q_LR, rest_DR, singular_R)
     P_KR, Q_LR = torch.cat([P_KR, Y_out]), torch.cat([Q_LR, Y_in])
     lost_by_corner = _lost(P_KR @ Q_LR.T, old.widths)
     rounding = EXACT * float(singular_R.square().sum())
@@ -81,30 +78,25 @@ def _ranked(new: Directions, P_KR: Tensor, Q_LR: Tensor, lost_sq_max: float) -> 
     return Placed(new, fewer.B_NR, fewer.A_RD.T, rank_error)
 
 
-def _seen(old_NK: Tensor, whole_NR: Tensor) -> tuple[Tensor, Tensor]:
-    """As _projected, multiplied in float32: the residual is that of these very coordinates, rounding included."""
+def _projected(old_NK: Tensor, whole_NR: Tensor) -> tuple[Tensor, Tensor]:
+    """Coordinates in the old columns, and what these very coordinates leave over.
+
+    Products in float32: their rounding is in the residual, where the next projection finds it.
+    """
     coordinates_KR = old_NK.T @ whole_NR.float()
     return coordinates_KR.double(), whole_NR - (old_NK @ coordinates_KR).double()
 
 
-def _projected(old_NK: Tensor, whole_NR: Tensor) -> tuple[Tensor, Tensor]:
-    """Coordinates in the old columns, and what is left over."""
-    coordinates_KR = old_NK.T @ whole_NR
-    rest_NR = whole_NR - old_NK @ coordinates_KR
-    again_KR = old_NK.T @ rest_NR  # once more: the first projection leaves rounding behind
-    return coordinates_KR + again_KR, rest_NR - old_NK @ again_KR
+def _more(old_NK: Tensor, P_KR: Tensor, rest_NR: Tensor, singular_R: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Refined coordinates in the old columns; new orthonormal columns, most useful first; coordinates in those.
 
-
-def _more(old_NK: Tensor, rest_NR: Tensor, singular_R: Tensor) -> tuple[Tensor, Tensor]:
-    """New orthonormal columns, most useful first, and the residual's coordinates in them.
-
-    Usefulness is energy of dW: the residual's columns are weighted by the other factor's.
+    Usefulness is energy of dW: the residual's columns are weighted by the other factor's. Projected once
+    more, in proportion to what is left: a small residual would otherwise consist of the first projection's rounding.
     """
+    again_KR, rest_NR = _projected(old_NK, rest_NR)
     left_NR, inner = torch.linalg.qr(rest_NR * singular_R.sqrt())
-    left_NR = left_NR @ torch.linalg.svd(inner, full_matrices=False)[0]
-    left_NR = left_NR - old_NK @ (old_NK.T @ left_NR)
-    new_NR = torch.linalg.qr(left_NR).Q
-    return new_NR, new_NR.T @ rest_NR
+    new_NR = left_NR @ torch.linalg.svd(inner, full_matrices=False)[0]
+    return P_KR + again_KR, new_NR, new_NR.T @ rest_NR
 
 
 def _lost(core: Tensor, old: tuple[int, int]) -> Tensor:

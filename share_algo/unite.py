@@ -102,7 +102,8 @@ def _beside(first: Subspace, second: Subspace, module: str, tolerance: float) ->
 
 def _side(ours_NK: Tensor, theirs_NK: Tensor, sine_max: float) -> _Side:
     """Columns for what `ours` lacks of `theirs`, as far as its sine is above `sine_max`."""
-    theirs, ours = theirs_NK.double(), ours_NK.to(theirs_NK.device).double()
+    device = ours_NK.device if ours_NK.shape[1] else theirs_NK.device
+    theirs, ours = theirs_NK.to(device).double(), ours_NK.to(device).double()
     rest = theirs - ours @ (ours.T @ theirs)
     left, inner = torch.linalg.qr(rest)
     turned, sines, right = torch.linalg.svd(inner, full_matrices=False)
@@ -118,7 +119,7 @@ def _moved(entry: TaskEntry, maps: Mapping[str, tuple[_Side, _Side]]) -> tuple[T
     coefficients, lost = {}, []
     for module, c in entry.coefficients.items():
         (K, L), (out_side, in_side) = c.widths, maps[module]
-        old_P, old_Q = c.P_KR.double(), c.Q_LR.double()
+        old_P, old_Q = c.P_KR.to(out_side.map), c.Q_LR.to(in_side.map)
         P_KR, Q_LR = out_side.map[:, :K] @ old_P, in_side.map[:, :L] @ old_Q
         lost.append(product_norm(out_side.dropped[:, :K] @ old_P, old_Q))
         lost.append(product_norm(P_KR, in_side.dropped[:, :L] @ old_Q))

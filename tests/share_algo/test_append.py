@@ -73,6 +73,17 @@ def test_basis_is_orthonormal_and_never_wider_than_the_space(seed, each_rank, to
         assert K <= N and L <= D
 
 
+def test_basis_stays_orthonormal_when_each_newcomer_brings_almost_nothing_new():
+    """Small residuals are mostly rounding of the projection unless they are projected again."""
+    shapes = {"m": (300, 200)}
+    made, g = subspace([adapter(0, 8, shapes)]), torch.Generator().manual_seed(1)
+    for number in range(1, 12):
+        f = made.adapter("t0").factors["m"]
+        B = f.B_NR + 2e-5 * f.B_NR.norm() / 50 * torch.randn(f.B_NR.shape, generator=g)
+        made = merge(made, f"t{number}", Adapter({"m": Factors(B, f.A_RD)}), tolerance=1e-6).subspace
+    assert made.basis.widths()["m"][0] > 8 and orthonormality(made) < 1e-6
+
+
 @settings(max_examples=20, deadline=None)
 @given(seeds, ranks)
 def test_rotated_factors_of_the_same_update_give_the_same_subspace(seed, rank):

@@ -135,6 +135,14 @@ def test_index_that_is_not_ours_is_refused(text, tmp_path):
         Subspace.load(tmp_path)
 
 
+def test_task_that_is_in_the_index_twice_is_refused(tmp_path):
+    sample().save(tmp_path)
+    text = (tmp_path / "index.json").read_text()
+    (tmp_path / "index.json").write_text(text.replace('"tasks": {', '"tasks": {"t0": {"entry": "x"}, ', 1))
+    with pytest.raises(AlgebraError, match="twice"):
+        Subspace.load(tmp_path)
+
+
 def test_folder_without_an_index_is_refused_by_name(tmp_path):
     with pytest.raises(AlgebraError, match=r"index\.json"):
         Subspace.load(tmp_path / "nowhere")

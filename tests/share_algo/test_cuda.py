@@ -1,0 +1,90 @@
+"""Tensors stay on the device they came on, and a GPU finds what the CPU finds."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from algebra_samples import adapter, orthonormality, relative_error, subspace
+
+from share_algo import (
+    Adapter,
+    Basis,
+    Factors,
+    Subspace,
+    append,
+    average,
+    compact,
+    dequantise,
+    lift,
+    merge,
+    quantise,
+    remove,
+    rename,
+    unite,
+)
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+SHAPES = {"m": (120, 90), "n": (60, 110)}
+
+
+def on_gpu(one: Adapter) -> Adapter:
+    factors = {m: Factors(f.B_NR.cuda(), f.A_RD.cuda()) for m, f in one.factors.items()}
+    return Adapter(factors, {name: t.cuda() for name, t in one.head.items()})
+
+
+def on_cpu(one: Adapter) -> Adapter:
+    return Adapter({m: Factors(f.B_NR.cpu(), f.A_RD.cpu()) for m, f in one.factors.items()})
+
+
+def devices(made: Subspace) -> set[str]:
+    tensors = [t for b in made.basis.blocks for d in b.values() for t in (d.out_NK, d.in_DL)]
+    tensors += [t for e in made.tasks.values() for c in e.coefficients.values() for t in (c.P_KR, c.Q_LR)]
+    return {t.device.type for t in tensors}
+
+
+def test_every_operation_stays_on_the_gpu_and_agrees_with_the_cpu(tmp_path):
+    cpu = [adapter(i, 3, SHAPES, head=True) for i in range(5)]
+    made, other = subspace([on_gpu(a) for a in cpu[:3]]), subspace([on_gpu(a) for a in cpu[3:]])
+    other = rename(rename(other, "t1", "t4"), "t0", "t3")
+    made = unite(made, other).subspace
+    made = average(made, "mean", [on_gpu(a) for a in cpu[:2]]).subspace
+    made = remove(made, "t1").subspace
+    for step in (made, compact(made, size=7).subspace, dequantise(quantise(made, "int8").subspace)):
+        assert devices(step) == {"cuda"}
+        for task, one in (("t0", cpu[0]), ("t2", cpu[2]), ("t3", cpu[3]), ("t4", cpu[4])):
+            measured = relative_error(one, on_cpu(step.adapter(task)))
+            assert measured <= step.certificates[task].relative_error + 1e-9
+    small = compact(subspace(cpu), size=7).subspace
+    large = compact(subspace([on_gpu(a) for a in cpu]), size=7).subspace
+    for task in small.tasks:
+        on_large = large.certificates[task].relative_error
+        assert small.certificates[task].relative_error == pytest.approx(on_large, rel=1e-3)
+    large.save(tmp_path)
+    assert relative_error(on_cpu(large.adapter("t0")), Subspace.load(tmp_path).adapter("t0")) < 1e-6
+
+
+def test_adapter_from_the_cpu_joins_a_basis_on_the_gpu():
+    made = subspace([on_gpu(adapter(0, 3, SHAPES))])
+    result = merge(made, "cpu", adapter(1, 3, SHAPES))
+    assert devices(result.subspace) == {"cuda"}
+    assert relative_error(adapter(1, 3, SHAPES), on_cpu(result.subspace.adapter("cpu"))) < 1e-5
+
+
+def test_earlier_tasks_are_bitwise_alike_on_the_gpu():
+    made = subspace([on_gpu(adapter(i, 3, SHAPES)) for i in range(2)])
+    before = {m: f.B_NR.clone() for m, f in made.adapter("t0").factors.items()}
+    for i in range(2, 6):
+        made = merge(made, f"t{i}", on_gpu(adapter(i, 3, SHAPES))).subspace
+    assert all(torch.equal(before[m], f.B_NR) for m, f in made.adapter("t0").factors.items())
+
+
+def test_basis_on_the_gpu_is_orthonormal():
+    made = subspace([on_gpu(adapter(i, 3, SHAPES)) for i in range(5)])
+    blocks = tuple({m: type(d)(d.out_NK.cpu(), d.in_DL.cpu()) for m, d in b.items()} for b in made.basis.blocks)
+    assert orthonormality(made.but(basis=type(made.basis)(blocks))) < 2e-6
+
+
+def test_update_that_was_lifted_on_the_gpu_is_the_adapter():
+    one = on_gpu(adapter(1, 3, SHAPES))
+    assert relative_error(on_cpu(one), on_cpu(lift(append(Basis(), one).update, Basis()))) < 1e-5
