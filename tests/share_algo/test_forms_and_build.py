@@ -72,7 +72,8 @@ def test_build_of_a_stream_holds_one_adapter_at_a_time():
 
 
 def test_build_by_compacting_on_the_way_is_within_one_percent_of_one_compaction_at_the_end():
-    adapters = related(11, 30, 6, 0.25, shape=(80, 70))
+    """Late adapters live in other directions than early ones: without slack the early ones would decide."""
+    adapters = [a for seed in (11, 12) for a in related(seed, 15, 6, 0.25, shape=(80, 70))]
     streamed = build({f"t{i}": a for i, a in enumerate(adapters)}, size=6)
     at_once = compact(subspace(adapters), size=6).subspace
     errors = [

@@ -105,7 +105,7 @@ def test_saved_folder_holds_the_type_asked_for_and_the_same_update(dtype, tmp_pa
 
 
 def test_save_and_load_are_bitwise_for_mixed_ranks_and_names_that_end_alike(tmp_path):
-    shapes = {"fc": (6, 5), "block.fc": (6, 5), "other": (4, 4)}
+    shapes = {"fc": (6, 5), "zone.fc": (6, 5), "other": (4, 4)}
     factors = {m: adapter(i, i + 1, {m: s}).factors[m] for i, (m, s) in enumerate(shapes.items())}
     Adapter(factors).save(tmp_path)
     again = Adapter.load(tmp_path)
