@@ -199,16 +199,18 @@ class Life:
         """Evaluate each new version, or only the last, until it is time to go."""
         while True:
             last = not self._stay()
-            newest = self.watcher.newest
-            due = newest.version > self.progress.version and (last or self.plan.evaluate_every)
-            if due:
-                self._evaluate(newest.version)
+            newest = self._head() if last else self.watcher.newest.version
+            if newest > self.progress.version and (last or self.plan.evaluate_every):
+                self._evaluate(newest)
             elif last:
                 return
             else:
                 self._now("watching")
-                seen = newest.version
-                self.watcher.wait(lambda n, seen=seen: n.version > seen, POLL_SECONDS)
+                self.watcher.wait(lambda n, seen=newest: n.version > seen, POLL_SECONDS)
+
+    def _head(self) -> int:
+        """Asked, not watched: a notice may still be on its way."""
+        return self.client.fetch(None, manifest_only=True)[0].version
 
     def _evaluate(self, version: int, measured: dict[str, float] | None = None, trained: Tensor | None = None) -> None:
         """Measure this task on a version, and report it."""

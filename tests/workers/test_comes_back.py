@@ -152,6 +152,13 @@ def test_update_of_an_older_incarnation_is_refused_and_delivered_by_the_next(own
     assert (version.update_id, own.outbox()) == (parcel.name, [])
 
 
+def test_worker_that_is_told_to_go_measures_the_head_first(own: Own):
+    led = own.lead({"evaluating": lambda: Own(own.lives, f"{own.name}-late").lead()})
+    head = own.lives.coordinator.status().head
+    assert led.end.version == head > own.versions()[0].version
+    assert own.lives.measured(own.name, "accuracy")[head] == led.end.accuracy
+
+
 def test_home_with_another_tasks_update_is_refused_and_the_update_stays(own: Own):
     with pytest.raises(Cut):
         own.lead({"sending": cut})
