@@ -63,7 +63,7 @@ class Run:
                 self._start_due(workers, glimpses)
                 self._accidents(workers, glimpses)
                 self._returns(glimpses)
-                if not self._waiting and all(_settled(g) for g in glimpses):
+                if self._all_have_learned(glimpses):
                     for glimpse in glimpses:
                         workers.finish(glimpse.worker)
                 self._show(glimpses)
@@ -117,6 +117,10 @@ class Run:
                 self._incarnations[g.worker] = now
             if now > max(1, before):
                 self._event(f"{g.worker} is back, as incarnation {now}")
+
+    def _all_have_learned(self, glimpses: list[Glimpse]) -> bool:
+        """Counted, for a worker that was started just now is not among the glimpses yet."""
+        return len(glimpses) == len(self.file.tasks) and all(_settled(g) for g in glimpses)
 
     def _over(self, glimpses: list[Glimpse]) -> bool:
         return not self._waiting and all(g.stage in GONE or g.error for g in glimpses)
