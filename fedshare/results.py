@@ -76,7 +76,7 @@ def collect(client: Client) -> Results:
 
 def table(results: Results) -> Table:
     """Accuracy in percent when learned and at the head, bytes both ways. Fits 80 columns."""
-    title = f"federation {results.name}, version {results.head}: accuracy on the test split, and what was sent"
+    title = f"federation {results.name}, version {results.head}"
     shown = Table(
         title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0)
     )
