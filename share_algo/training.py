@@ -62,7 +62,7 @@ def constrain(
     """Constrain every LoRA layer of `model` to `basis` and `new_directions` trainable columns a side.
 
     Where neither the basis nor `new_directions` gives a column, AlgebraError. Returns `model`. A training
-    step then costs (N + D)(K + new) R more per module than plain LoRA's.
+    step then costs (N K + D L) R more per module than plain LoRA's.
     """
     for module, layer in lora_layers(model):
         A, B = layer.lora_A[adapter_name], layer.lora_B[adapter_name]
