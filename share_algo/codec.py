@@ -1,7 +1,8 @@
 """Tensors to safetensors bytes and back, for the three things that are kept or sent: block, entry, update.
 
 One flat naming for all:  out/MODULE  in/MODULE  (directions)   P/MODULE  Q/MODULE  (coefficients)   head/NAME.
-What is not a tensor (an entry's settings, layouts that are not linear) is JSON in the one metadata field.
+What is not a tensor (settings of an entry, layouts that are not linear, recipes of derived directions) is JSON
+in the one metadata field. Of derived directions only what was learned inside them is there as tensors.
 The bytes of equal content are equal, so that a digest names a content. Nothing here can execute anything.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import astuple
 from typing import Any
 
 import torch
@@ -16,11 +18,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from share_algo.derived import DerivedDirections, Recipe
 from share_algo.errors import AlgebraError
 from share_algo.quantise import reduced, restored
 from share_algo.types import LAYOUT, LINEAR, Block, Coefficients, Directions, TaskEntry, Update
 
 METADATA = "share_algo"
+SAID = ("layouts", "settings", "derived")
 SUBSPACE_TYPES = (torch.float32,)
 HEAD_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 TENSORS_MAX = 100_000
@@ -28,21 +32,26 @@ TENSORS_MAX = 100_000
 
 
 def encode_block(block: Block) -> bytes:
-    return save(_flat_block(block))
+    derived = {m: list(astuple(d.recipe)[1:]) for m, d in block.items() if isinstance(d, DerivedDirections)}
+    return save(_flat_block(block), _metadata({"derived": derived}))
 
 
 def encode_entry(entry: TaskEntry) -> bytes:
-    return save(_flat_entry(entry), _metadata(entry))
+    return save(_flat_entry(entry), _metadata(_about(entry)))
 
 
 def encode_update(update: Update, *, compact: bool = False) -> bytes:
     """compact: rounded (see quantise.py); `decode_update` of it is then what is sent, so measure that."""
     flat = {**_flat_block(update.block), **_flat_entry(update.entry)}
-    return save(reduced(flat) if compact else flat, _metadata(update.entry))
+    return save(reduced(flat) if compact else flat, _metadata(_about(update.entry)))
 
 
 def decode_block(blob: bytes) -> Block:
-    return decode_update(blob).block
+    """As `decode_update`; directions may be derived, which costs nothing before they are looked at."""
+    by_kind = _by_kind(blob)
+    inside = _block(by_kind)
+    derived = {m: _recipe(m, numbers) for m, numbers in _said(blob).get("derived", {}).items()}
+    return {**inside, **{m: DerivedDirections(recipe, inside.get(m)) for m, recipe in derived.items()}}
 
 
 def decode_entry(blob: bytes) -> TaskEntry:
@@ -54,18 +63,30 @@ def decode_update(blob: bytes) -> Update:
     by_kind = _by_kind(blob)
     said = _said(blob)
     layouts = said.get("layouts", {})
-    block = {m: Directions(out, inn) for m, (out, inn) in _pairs(by_kind["out"], by_kind["in"], "out", "in").items()}
+    if "derived" in said:
+        raise AlgebraError("an update must bring its directions, not derive them")
     pairs = _pairs(by_kind["P"], by_kind["Q"], "P", "Q")
     coefficients = {m: _coefficients(m, p, q, layouts.get(m, LINEAR)) for m, (p, q) in pairs.items()}
-    return Update(block, TaskEntry(coefficients, by_kind["head"], said.get("settings", {})))
+    return Update(_block(by_kind), TaskEntry(coefficients, by_kind["head"], said.get("settings", {})))
 
 
 def _flat_block(block: Block) -> dict[str, Tensor]:
     return {
         f"{kind}/{module}": tensor.contiguous()
         for module, d in block.items()
-        for kind, tensor in (("out", d.out_NK), ("in", d.in_DL))
+        if d.stored
+        for kind, tensor in (("out", d.stored.out_NK), ("in", d.stored.in_DL))
     }
+
+
+def _block(by_kind: Mapping[str, Mapping[str, Tensor]]) -> Block:
+    return {m: Directions(out, inn) for m, (out, inn) in _pairs(by_kind["out"], by_kind["in"], "out", "in").items()}
+
+
+def _recipe(module: str, numbers: object) -> Recipe:
+    if not isinstance(numbers, list) or len(numbers) != 4:
+        raise AlgebraError(f"{module}: a recipe of derived directions is four numbers: seed, columns, N, D")
+    return Recipe(module, *numbers)
 
 
 def _flat_entry(entry: TaskEntry) -> dict[str, Tensor]:
@@ -77,10 +98,13 @@ def _flat_entry(entry: TaskEntry) -> dict[str, Tensor]:
     return {**flat, **{f"head/{name}": tensor.contiguous() for name, tensor in entry.head.items()}}
 
 
-def _metadata(entry: TaskEntry) -> dict[str, str] | None:
-    """One field only: safetensors writes several in no fixed order."""
+def _about(entry: TaskEntry) -> dict[str, Any]:
     layouts = {m: c.layout for m, c in entry.coefficients.items() if c.layout != LINEAR}
-    said = {"layouts": layouts, "settings": dict(entry.settings)}
+    return {"layouts": layouts, "settings": dict(entry.settings)}
+
+
+def _metadata(said: Mapping[str, Any]) -> dict[str, str] | None:
+    """One field only: safetensors writes several in no fixed order."""
     said = {key: value for key, value in said.items() if value}
     return {METADATA: json.dumps(said, sort_keys=True)} if said else None
 
@@ -96,8 +120,8 @@ def _said(blob: bytes) -> dict[str, dict[str, Any]]:
         said = json.loads(metadata_of(blob).get(METADATA, "{}"))
     except (ValueError, RecursionError):
         raise AlgebraError(f"the metadata field {METADATA!r} is not JSON") from None
-    if not isinstance(said, dict) or not all(isinstance(said.get(key, {}), dict) for key in ("layouts", "settings")):
-        raise AlgebraError(f"the metadata field {METADATA!r} must hold layouts and settings")
+    if not isinstance(said, dict) or not all(isinstance(said.get(key, {}), dict) for key in SAID):
+        raise AlgebraError(f"the metadata field {METADATA!r} must hold nothing but {', '.join(SAID)}")
     return said
 
 

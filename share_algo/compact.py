@@ -23,7 +23,7 @@ from share_algo.certificate import Certificate, largest
 from share_algo.errors import AlgebraError
 from share_algo.subspace import Result, Subspace, require_float32
 from share_algo.tucker import Cores, smallest, tucker
-from share_algo.types import Basis, Coefficients, Directions, Factors, TaskEntry
+from share_algo.types import Basis, Coefficients, Factors, TaskEntry
 
 EXPLAINED_VARIANCE = 0.6
 """The paper's choice. As a bound on dW's error it means little: about 63 % of each factor."""
@@ -188,7 +188,8 @@ def _rotated(
     """Every task projected on the new columns, with its certificate; and what each lost, relative to before."""
     block, turn = {}, {}
     for module, columns in rotations.items():
-        block[module], turn[module] = _turned(subspace.basis[module], columns)
+        M_out, M_in = columns
+        block[module], turn[module] = subspace.basis[module].turned(M_out, M_in), (M_out.T, M_in.T)
     left = [{m: d for m, d in old.items() if m not in rotations} for old in subspace.basis.blocks]
     basis = Basis(tuple(b for b in left if b) + ((block,) if block else ()))
     tasks, certificates, errors = {}, {}, {}
@@ -203,20 +204,6 @@ def _rotated(
         errors[task] = error / before.norm if before.norm else 0.0
     after = subspace.but(basis=basis, tasks=MappingProxyType(tasks), certificates=MappingProxyType(certificates))
     return after, errors
-
-
-def _turned(old: Directions, columns: tuple[Tensor, Tensor]) -> tuple[Directions, tuple[Tensor, Tensor]]:
-    """The new columns and the maps from old coordinates. Cost: N K k + 2 N k^2, in float32."""
-    M_out, M_in = columns
-    return Directions(_rotated_side(old.out_NK, M_out), _rotated_side(old.in_DL, M_in)), (M_out.T, M_in.T)
-
-
-def _rotated_side(old_NK: Tensor, M: Tensor) -> Tensor:
-    """old @ M with its columns made orthonormal afresh (one Newton step), so that rounding never adds up."""
-    new = old_NK @ M.float()
-    gram = (new.T @ new).double()
-    eye = torch.eye(len(gram)).to(gram)
-    return new @ (1.5 * eye - 0.5 * gram).float()
 
 
 def _in(turn: tuple[Tensor, Tensor], old: Coefficients) -> Coefficients:

@@ -26,7 +26,7 @@ from share_algo.compact import certificate_of
 from share_algo.errors import AlgebraError
 from share_algo.quantise import HEAD, reduced, restored
 from share_algo.subspace import FLOAT32, Result, Subspace, require_float32
-from share_algo.types import Basis, Coefficients, Directions
+from share_algo.types import Basis, Coefficients
 
 FORMS = (FLOAT32, "bfloat16", "int8")
 Form = Literal["float32", "bfloat16", "int8"]
@@ -58,7 +58,7 @@ def quantise(subspace: Subspace, form: Form) -> Result[QuantiseReport]:
     if form not in FORMS[1:]:
         raise AlgebraError(f"a storage form is one of {', '.join(FORMS[1:])}, not {form!r}")
     blocks = tuple(
-        {m: Directions(_on_grid("out/", d.out_NK, form), _on_grid("in/", d.in_DL, form)) for m, d in block.items()}
+        {m: d.with_stored(lambda kind, tensor: _on_grid(kind, tensor, form)) for m, d in block.items()}
         for block in subspace.basis.blocks
     )
     basis = Basis(blocks)
@@ -90,10 +90,13 @@ def dequantise(subspace: Subspace) -> Subspace:
         return subspace
     block, maps = {}, {}
     for module in subspace.basis:
-        sides = (subspace.basis[module].out_NK, subspace.basis[module].in_DL)
-        parts = [torch.linalg.qr(side.double()) for side in sides]
-        block[module] = Directions(*(q.float() for q, _ in parts))
-        maps[module] = [r for _, r in parts]
+        maps[module] = {}
+
+        def orthonormal(side: str, tensor: Tensor, found: dict[str, Tensor] = maps[module]) -> Tensor:
+            columns, found[side] = torch.linalg.qr(tensor.double())
+            return columns.float()
+
+        block[module] = subspace.basis[module].with_stored(orthonormal)
     tasks, certificates = {}, {}
     for task, entry in subspace.tasks.items():
         coefficients = {m: _mapped(maps[m], c) for m, c in entry.coefficients.items()}
@@ -125,7 +128,7 @@ def stored_nbytes(subspace: Subspace, *, coefficients_only: bool) -> int:
     ) + sum(t.numel() * t.element_size() for e in subspace.tasks.values() for t in e.head.values())
     if coefficients_only:
         return own
-    directions = [d for block in subspace.basis.blocks for d in block.values()]
+    directions = [d.stored for block in subspace.basis.blocks for d in block.values() if d.stored]
     return own + sum(_nbytes({"out/": d.out_NK, "in/": d.in_DL}, subspace.form) for d in directions)
 
 
@@ -137,7 +140,9 @@ def _on_grid(kind: str, tensor: Tensor, form: str) -> Tensor:
     return restored(in_form({kind: tensor.float()}, form))[kind]
 
 
-def _mapped(maps: list[Tensor], c: Coefficients) -> Coefficients:
-    (K, L), (out_map, in_map) = c.widths, maps
-    P_KR, Q_LR = out_map[:K, :K] @ c.P_KR.double(), in_map[:L, :L] @ c.Q_LR.double()
+def _mapped(maps: Mapping[str, Tensor], c: Coefficients) -> Coefficients:
+    """No map: the columns are derived and were orthonormal all along."""
+    (K, L), (P_KR, Q_LR) = c.widths, (c.P_KR.double(), c.Q_LR.double())
+    if maps:
+        P_KR, Q_LR = maps["out/"][:K, :K] @ P_KR, maps["in/"][:L, :L] @ Q_LR
     return Coefficients(P_KR.float(), Q_LR.float(), c.layout)

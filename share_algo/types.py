@@ -9,7 +9,7 @@ Update    a TaskEntry together with the Directions that the basis it was made fo
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -104,6 +104,28 @@ class Directions:
         """(K, L)."""
         return self.out_NK.shape[1], self.in_DL.shape[1]
 
+    @property
+    def heights(self) -> tuple[int, int]:
+        """(N, D)."""
+        return self.out_NK.shape[0], self.in_DL.shape[0]
+
+    @property
+    def stored(self) -> Directions | None:
+        """The numbers that must be kept: of derived directions only what was learned inside them, if anything."""
+        return self
+
+    def with_stored(self, change: Callable[[str, Tensor], Tensor]) -> Directions:
+        """The same with the stored numbers changed; `change` gets "out/" or "in/" and the tensor."""
+        return Directions(change("out/", self.out_NK), change("in/", self.in_DL))
+
+    def turned(self, M_out: Tensor, M_in: Tensor) -> Directions:
+        """The columns [out M_out, in M_in]. M: orthonormal, float64. Cost: N K k + 2 N k^2 a side, in float32."""
+        return Directions(_turned_side(self.out_NK, M_out), _turned_side(self.in_DL, M_in))
+
+    def nbytes(self) -> int:
+        """Of what must be kept, in float32."""
+        return 4 * (self.stored.out_NK.numel() + self.stored.in_DL.numel()) if self.stored else 0
+
     def first(self, K: int, L: int) -> Directions:
         return Directions(self.out_NK[:, :K], self.in_DL[:, :L])
 
@@ -136,9 +158,10 @@ class Basis:
         found = self._columns.get(module)
         if found is None:
             return Directions.none(N, D)
-        if (found.out_NK.shape[0], found.in_DL.shape[0]) != (N, D):
-            heights = (found.out_NK.shape[0], found.in_DL.shape[0])
-            raise AlgebraError(f"{module}: the update is {N} x {D}, the basis is for {heights[0]} x {heights[1]}")
+        if found.heights != (N, D):
+            raise AlgebraError(
+                f"{module}: the update is {N} x {D}, the basis is for {' x '.join(map(str, found.heights))}"
+            )
         return found
 
     def widths(self) -> dict[str, tuple[int, int]]:
@@ -173,7 +196,8 @@ class Basis:
         return self if blocks == len(self.blocks) else Basis(self.blocks[:blocks])
 
     def nbytes(self) -> int:
-        return sum(4 * (d.out_NK.numel() + d.in_DL.numel()) for b in self.blocks for d in b.values())
+        """Bytes of what must be kept, in float32."""
+        return sum(directions.nbytes() for block in self.blocks for directions in block.values())
 
 
 @dataclass(frozen=True)
@@ -234,6 +258,16 @@ def _joined(parts: list[Directions]) -> Directions:
     """Columns side by side, each column contiguous in memory.
 
     So the first K columns are the same stretch of memory layout whatever follows them, and a task that is read
-    with its first columns is computed bitwise alike before and after an append.
+    with its first columns is computed bitwise alike before and after an append. Derived columns by themselves stay so.
     """
+    if len(parts) == 1 and parts[0].stored is not parts[0]:
+        return parts[0]
     return Directions(torch.cat([p.out_NK.T for p in parts]).T, torch.cat([p.in_DL.T for p in parts]).T)
+
+
+def _turned_side(old_NK: Tensor, M: Tensor) -> Tensor:
+    """old @ M with its columns made orthonormal afresh (one Newton step), so that rounding never adds up."""
+    new = old_NK @ M.float()
+    gram = (new.T @ new).double()
+    eye = torch.eye(len(gram)).to(gram)
+    return new @ (1.5 * eye - 0.5 * gram).float()
