@@ -150,8 +150,12 @@ class Basis:
 
     @cached_property
     def _columns(self) -> dict[str, Directions]:
+        """By module, joined. From then on the blocks are stretches of these: no column is held twice."""
         names: dict[str, None] = {name: None for block in self.blocks for name in block}
-        return {name: _joined([b[name] for b in self.blocks if name in b]) for name in names}
+        columns = {name: _joined([b[name] for b in self.blocks if name in b]) for name in names}
+        ends: dict[str, tuple[int, int]] = {}
+        self.__dict__["blocks"] = tuple(_stretches(block, columns, ends) for block in self.blocks)
+        return columns
 
     def columns(self, module: str, N: int, D: int) -> Directions:
         """All columns of one module (none yet: zero columns of heights N and D)."""
@@ -165,7 +169,9 @@ class Basis:
         return found
 
     def widths(self) -> dict[str, tuple[int, int]]:
-        """(K, L) by module. Cost: one addition a block and module, no tensor is touched."""
+        """(K, L) by module. Cost: at most one addition a block and module, no tensor is touched."""
+        if "_columns" in self.__dict__:
+            return {name: columns.widths for name, columns in self._columns.items()}
         widths: dict[str, tuple[int, int]] = {}
         for block in self.blocks:
             for name, new in block.items():
@@ -186,9 +192,11 @@ class Basis:
 
     def grown(self, block: Block) -> Basis:
         """This basis and one more block. Cost: one copy of the columns of the modules that grow."""
-        basis = Basis((*self.blocks, block))
-        grown = {m: self._columns[m].then(new) if m in self else _joined([new]) for m, new in block.items()}
-        basis.__dict__["_columns"] = {**self._columns, **grown}
+        old = self._columns
+        columns = {**old, **{m: old[m].then(new) if m in old else _joined([new]) for m, new in block.items()}}
+        same = (Stretches(columns, b.ranges) if isinstance(b, Stretches) else b for b in self.blocks)
+        basis = Basis((*same, _stretches(block, columns, self.widths())))
+        basis.__dict__["_columns"] = columns
         return basis
 
     def prefix(self, blocks: int) -> Basis:
@@ -198,6 +206,33 @@ class Basis:
     def nbytes(self) -> int:
         """Bytes of what must be kept, in float32."""
         return sum(directions.nbytes() for block in self.blocks for directions in block.values())
+
+
+class Stretches(Mapping[str, Directions]):
+    """A block that has no columns of its own: of each module's joined columns those in a range (K, k), (L, l)."""
+
+    def __init__(self, columns: Mapping[str, Directions], ranges: Mapping[str, tuple[slice, slice]]):
+        self._columns, self.ranges = columns, ranges
+
+    def __getitem__(self, module: str) -> Directions:
+        out, inn = self.ranges[module]
+        return Directions(self._columns[module].out_NK[:, out], self._columns[module].in_DL[:, inn])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.ranges)
+
+    def __len__(self) -> int:
+        return len(self.ranges)
+
+
+def _stretches(block: Block, columns: Mapping[str, Directions], ends: dict[str, tuple[int, int]]) -> Stretches:
+    """The same block as part of `columns`, where it begins at `ends`; these move to where it ends."""
+    ranges = {}
+    for module, new in block.items():
+        (K, L), (more_K, more_L) = ends.get(module, (0, 0)), new.widths
+        ends[module] = K + more_K, L + more_L
+        ranges[module] = slice(K, K + more_K), slice(L, L + more_L)
+    return Stretches(columns, ranges)
 
 
 @dataclass(frozen=True)

@@ -177,3 +177,23 @@ def test_replaced_task_is_the_new_one_and_the_largest_error_is_of_all_tasks():
     assert result.report.largest_relative_error == pytest.approx(measured, rel=1e-4)
     assert result.report.relative_error < FULL and result.report.seconds > 0
     assert result.report.nbytes == result.subspace.nbytes() > result.subspace.nbytes(coefficients_only=True)
+
+
+def storage_bytes(basis: Basis) -> int:
+    sides = [side for m in basis for side in (basis[m].out_NK, basis[m].in_DL)]
+    sides += [side for block in basis.blocks for d in block.values() for side in (d.out_NK, d.in_DL)]
+    return sum({s.untyped_storage().data_ptr(): s.untyped_storage().nbytes() for s in sides}.values())
+
+
+def test_columns_are_held_once_and_the_blocks_are_what_was_appended():
+    basis, blocks = Basis(), []
+    for seed in range(4):
+        shapes = {"encoder.q": (14, 10)} if seed == 2 else SHAPES
+        blocks.append(append(basis, adapter(seed, 1, shapes)).update.block)
+        basis = basis.grown(blocks[-1])
+    for made in (basis, Basis(tuple(blocks)), basis.prefix(3)):
+        assert storage_bytes(made) == made.nbytes()
+        for added, stored in zip(blocks[: len(made.blocks)], made.blocks, strict=True):
+            assert list(added) == list(stored)
+            for module, new in added.items():
+                assert torch.equal(new.out_NK, stored[module].out_NK) and torch.equal(new.in_DL, stored[module].in_DL)
