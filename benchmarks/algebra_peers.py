@@ -23,19 +23,59 @@ COLUMNS = 64
 COMPONENTS = 8
 
 
-def add(samples: list[Sample], more: Sample) -> dict[str, float]:
-    """CPU seconds to add one adapter to those of `samples`, by method."""
+def add(samples: list[Sample], more: list[Sample]) -> dict[str, float]:
+    """CPU seconds to add one adapter to those of `samples`, by method; of the cheap ones the least of several."""
     warnings.simplefilter("ignore")
     found = {}
     if HAS_VLORA:
-        made = _vlora(samples, COMPONENTS)
-        found["vlora incremental"] = _cpu(lambda: made.absorb_incremental(_weights(more), "x"))
+        found["vlora incremental"] = _incremental(_vlora(samples, COMPONENTS), more)
+        other = _vlora(samples, COMPONENTS)
+        found["vlora absorb"] = _cpu(lambda: other.absorb(_weights(more[0]), "x"))
     if HAS_LORASHARE:
         with tempfile.TemporaryDirectory() as folder:
             made = _lorashare(samples, COLUMNS, folder)
-            path = str(write_folder(more, Path(folder) / "x"))
-            found["lorashare project"] = _cpu(lambda: made.add_adapter(path, "x", variance_threshold=0.0))
+            paths = [str(write_folder(s, Path(folder) / f"x{i}")) for i, s in enumerate(more)]
+            project = [_cpu(lambda p=p: made.add_adapter(p, variance_threshold=0.0)) for p in paths[1:]]
+            found["lorashare project"] = min(project)
+            found["lorashare recompute"] = _cpu(lambda: made.add_adapter(paths[0], force_recompute=True))
     return found
+
+
+def add_large(folders: list[str], more: list[Sample]) -> dict[str, float]:
+    """CPU seconds to add one adapter to those in `folders`. lorashare is left out, as in BUILDS."""
+    warnings.simplefilter("ignore")
+    return {"vlora incremental": _incremental(_vlora_streaming(folders), more)} if HAS_VLORA else {}
+
+
+def drifting(samples: list[Sample], more: list[Sample]) -> dict[str, tuple[float, Callable[[str], Sample], int]]:
+    """By method: CPU seconds an adapter, a reader of t0, t1, ... and the bytes, after `more` was added one by one."""
+    warnings.simplefilter("ignore")
+    found: dict[str, tuple[float, Callable[[str], Sample], int]] = {}
+    names = [f"t{len(samples) + i}" for i in range(len(more))]
+    if HAS_VLORA:
+        made = _vlora(samples, COMPONENTS)
+        each = [
+            _cpu(lambda s=s, n=n: made.absorb_incremental(_weights(s), n)) for s, n in zip(more, names, strict=True)
+        ]
+        tables = [made.components_a, made.components_b, made.means_a, made.means_b]
+        tables += [t for p in made.tasks.values() for t in (p.loadings_a, p.loadings_b)]
+        found["vlora incremental"] = sum(each) / len(each), lambda task: _sample(made.reconstruct(task)), _bytes(tables)
+    if HAS_LORASHARE:
+        with tempfile.TemporaryDirectory() as folder:
+            other = _lorashare(samples, COLUMNS, folder)
+            paths = {n: str(write_folder(s, Path(folder) / n)) for n, s in zip(names, more, strict=True)}
+            each = [_cpu(lambda n=n, p=p: other.add_adapter(p, n)) for n, p in paths.items()]
+        tables = [other.components, *other.all_loadings.values()]
+        found["lorashare"] = sum(each) / len(each), lambda task: _from_state(other.reconstruct(task)), _bytes(tables)
+    return found
+
+
+def _bytes(tables: list) -> int:  # type: ignore[type-arg]
+    return sum(t.numel() * t.element_size() for table in tables for t in table.values())
+
+
+def _incremental(made, more: list[Sample]) -> float:  # type: ignore[no-untyped-def]
+    return min(_cpu(lambda s=s, i=i: made.absorb_incremental(_weights(s), f"x{i}")) for i, s in enumerate(more))
 
 
 def equal_bytes(samples: list[Sample], columns: int) -> dict[str, Callable[[str], Sample]]:
@@ -56,11 +96,15 @@ def equal_bytes(samples: list[Sample], columns: int) -> dict[str, Callable[[str]
 
 
 def _build_vlora(folders: list[str]) -> Callable[[str], Sample]:
+    made = _vlora_streaming(folders)
+    return lambda task: _sample(made.reconstruct(task))
+
+
+def _vlora_streaming(folders: list[str]):  # type: ignore[no-untyped-def]
     from vlora import SharedSubspace
 
     names = [Path(f).name for f in folders]
-    made = SharedSubspace.from_adapters_streaming(folders, task_ids=names, num_components=COMPONENTS)
-    return lambda task: _sample(made.reconstruct(task))
+    return SharedSubspace.from_adapters_streaming(folders, task_ids=names, num_components=COMPONENTS)
 
 
 BUILDS = {"vlora streaming": _build_vlora} if HAS_VLORA else {}

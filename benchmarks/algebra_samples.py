@@ -34,6 +34,16 @@ def _near(rng: np.random.RandomState, basis: np.ndarray, r: int, noise: float) -
     return inside + np.float32(noise * np.sqrt(basis.shape[1] / len(basis))) * outside
 
 
+def drifting(tasks: int, d: int, modules: int, r: int, shared: int, speed: float, seed: int = 0) -> Iterator[Sample]:
+    """Like `shared_columns`, but the common directions turn a little from task to task: `speed` is the sine a step."""
+    rng = np.random.RandomState(seed)
+    bases = {f"layer.{m}.q": [columns(rng, d, shared), columns(rng, d, shared)] for m in range(modules)}
+    for _ in range(tasks):
+        for sides in bases.values():
+            sides[:] = [np.linalg.qr(side + speed * columns(rng, d, shared))[0] for side in sides]
+        yield {m: (_near(rng, left, r, 0.0), _near(rng, right, r, 0.0).T) for m, (left, right) in bases.items()}
+
+
 def common_start(
     tasks: int, d: int, modules: int, r: int, shared: int, noise: float, seed: int = 0
 ) -> Iterator[Sample]:
