@@ -1,7 +1,7 @@
 """Smaller storage forms of a subspace. The error is measured and goes into the certificates.
 
     bfloat16    everything but heads
-    int8        directions int8 with one scale a column, coefficients bfloat16 (see quantise.py)
+    int8        everything but heads, with one scale a column (see quantise.py)
 
 A quantised subspace holds float32 tensors whose values lie on the form's grid, so that storing them is exact; its
 columns are no longer orthonormal, so it is for reading: `dequantise` makes it ready for merging again.

@@ -1,7 +1,8 @@
 """The compact form of named tensors: fewer bytes, and a meaning of its own that is exact.
 
-    directions    int8, one float32 scale a column            NAME -> NAME (int8) and NAME + ".scale"
-    all others    bfloat16
+    directions, coefficients    int8, one float32 scale a column      NAME -> NAME (int8) and NAME + ".scale"
+    weights of heads            int8, one power of two a row          likewise; exact in bfloat16
+    all others                  bfloat16
 
 A sender rounds first and measures what is left: restored tensors are what everybody computes with, so nothing is
 lost on the way. `reduced` of restored tensors gives the same bytes again.
@@ -18,16 +19,22 @@ from share_algo.errors import AlgebraError
 
 SCALE = ".scale"
 LEVELS = 127
-DIRECTIONS = ("out/", "in/")
+BY_COLUMN = ("out/", "in/", "P/", "Q/")
 HEAD = "head/"
 
 
 def reduced(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The compact form of float tensors by name. An entry of a column moves by at most max / (2 LEVELS)."""
+    """The compact form of float tensors by name.
+
+    An entry moves by at most max / (2 LEVELS) of its column, twice that of its row in a head.
+    """
     small: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        if name.startswith(DIRECTIONS):
+        if name.startswith(BY_COLUMN):
             small[name], small[name + SCALE] = _quantised(tensor)
+        elif tensor.ndim == 2 and tensor.numel():
+            steps, scale = _quantised(tensor.T, power_of_two=True)
+            small[name], small[name + SCALE] = steps.T.contiguous(), scale
         else:
             small[name] = tensor.to(torch.bfloat16)
     return small
@@ -43,15 +50,19 @@ def restored(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if name.endswith(SCALE):
             continue
         if tensor.dtype == torch.int8:
-            tensor = _restored(name, tensor, tensors.get(name + SCALE))
+            scale = tensors.get(name + SCALE)
+            by_row = name.startswith(HEAD)
+            tensor = _restored(name, tensor.T, scale).T.bfloat16() if by_row else _restored(name, tensor, scale)
         elif tensor.dtype == torch.bfloat16 and not name.startswith(HEAD):
             tensor = tensor.float()
         whole[name] = tensor
     return whole
 
 
-def _quantised(tensor_NK: Tensor) -> tuple[Tensor, Tensor]:
+def _quantised(tensor_NK: Tensor, *, power_of_two: bool = False) -> tuple[Tensor, Tensor]:
     scale_K = tensor_NK.abs().amax(dim=0).float() / LEVELS
+    if power_of_two:
+        scale_K = scale_K.clamp_min(torch.finfo(torch.float32).tiny).log2().ceil().exp2()
     steps = tensor_NK / scale_K.clamp_min(torch.finfo(torch.float32).tiny)
     return steps.round().to(torch.int8), scale_K
 

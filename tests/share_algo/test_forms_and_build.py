@@ -27,7 +27,7 @@ def test_error_of_a_smaller_form_is_measured_counted_and_small(form):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_quantised_subspace_is_saved_small_and_loaded_bitwise(form, tmp_path):
-    made = subspace([adapter(i, 3, {"m": (2000, 1500)}, head=True) for i in range(3)])
+    made = subspace([adapter(i, 3, {"m": (4000, 3000)}, head=True) for i in range(3)])
     small = quantise(made, form).subspace
     small.save(tmp_path)
     again = Subspace.load(tmp_path)

@@ -34,6 +34,15 @@ def test_every_entry_moves_by_at_most_half_a_step_of_its_column(seed: int) -> No
     assert (moved <= 0.5001 * tensor.abs().amax(dim=0) / LEVELS).all()
 
 
+@given(st.integers(0, 2**31), st.floats(1e-6, 1e6))
+def test_a_rounded_head_is_exact_in_bfloat16_and_no_entry_moves_by_more_than_a_step(seed: int, size: float) -> None:
+    head = size * torch.randn(3, 40, generator=torch.Generator().manual_seed(seed))
+    kept = restored(reduced({"head/score.weight": head}))["head/score.weight"]
+    assert kept.dtype == torch.bfloat16
+    assert ((kept.float() - head).abs() <= 1.0001 * head.abs().amax(dim=1, keepdim=True) / LEVELS).all()
+    assert torch.equal(restored(reduced({"head/score.weight": kept}))["head/score.weight"], kept)
+
+
 def test_a_rounded_update_is_within_two_percent_at_a_third_of_the_bytes() -> None:
     update = append(Basis(), sample(0)).update
     blob = encode_update(update, compact=True)
