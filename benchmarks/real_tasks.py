@@ -54,8 +54,8 @@ def main() -> None:
         results[label] = {}
         for number, task in enumerate(file.tasks, start=1):
             started = time.monotonic()
-            data = _data(file, task.name, task.source)
-            results[label][task.name] = _measure(method, base, spec, data)
+            data = task_data(file, task.name, task.source)
+            results[label][task.name] = measure(method(base, spec, data), base, spec, data)
             shown = f"{label} {number}/{len(file.tasks)} {task.name}: {results[label][task.name]:.4f}"
             console.print(f"{shown} ({time.monotonic() - started:.0f} s)", highlight=False)
     console.print(_table(results))
@@ -92,7 +92,7 @@ def _methods(names: str) -> list[tuple[str, Method]]:
 
 def _lora(rate: float) -> Method:
     def fit(base: BaseModel, spec: pb.FederationSpec, task: TaskData) -> PeftModel:
-        return _trained(lora_model(base, spec, len(task.labels)), base, spec, task, learning_rate_directions=rate)
+        return trained(lora_model(base, spec, len(task.labels)), base, spec, task, learning_rate_directions=rate)
 
     return fit
 
@@ -102,13 +102,13 @@ def _random(rate: float) -> Method:
         shapes = {m.name: (m.out_features, m.in_features) for m in spec.modules}
         basis = Basis((derived_block(shapes, RANDOM_COLUMNS, spec.seed),))
         model = constrain(lora_model(base, spec, len(task.labels)), basis, new_directions=0, seed=spec.seed)
-        release(_trained(model, base, spec, task, learning_rate=rate))
+        release(trained(model, base, spec, task, learning_rate=rate))
         return model
 
     return fit
 
 
-def _trained(model: PeftModel, base: BaseModel, spec: pb.FederationSpec, task: TaskData, **rates: float) -> PeftModel:
+def trained(model: PeftModel, base: BaseModel, spec: pb.FederationSpec, task: TaskData, **rates: float) -> PeftModel:
     """With the federation's recipe, but for these learning rates."""
     recipe = pb.Recipe()
     recipe.CopyFrom(spec.recipe)
@@ -118,7 +118,7 @@ def _trained(model: PeftModel, base: BaseModel, spec: pb.FederationSpec, task: T
     return model
 
 
-def _data(file: FederationFile, name: str, source: str) -> TaskData:
+def task_data(file: FederationFile, name: str, source: str) -> TaskData:
     limits = file.data
     return load_task(
         name,
@@ -129,8 +129,7 @@ def _data(file: FederationFile, name: str, source: str) -> TaskData:
     )
 
 
-def _measure(method: Method, base: BaseModel, spec: pb.FederationSpec, task: TaskData) -> float:
-    model = method(base, spec, task)
+def measure(model: PeftModel, base: BaseModel, spec: pb.FederationSpec, task: TaskData) -> float:
     return accuracy(logits_of(model, base.tokenizer, task.test, spec.recipe.tokens_max), task.test)
 
 
