@@ -18,6 +18,7 @@ from sqlalchemy.exc import DatabaseError
 from coordinator import tables
 from coordinator.blobs import Blobs
 from coordinator.errors import CoordinatorError
+from coordinator.migrations import NewerRelease
 from protos.fedshare.v1.federation_pb2 import FederationSpec
 
 
@@ -49,7 +50,8 @@ def open_home(folder: Path, wanted: FederationSpec | None = None) -> Home:
     """Open the home in `folder`; make it for `wanted` if there is none.
 
     Raises CoordinatorError when another coordinator holds it, when it belongs to a federation other than
-    `wanted`, when it cannot be written, or when there is neither a home nor a `wanted`.
+    `wanted`, when a newer release has used it, when it cannot be written, or when there is neither a home nor
+    a `wanted`. A home of an older release is brought up to this one.
     """
     try:
         if wanted is None and not (folder / "journal.sqlite").exists():
@@ -78,26 +80,22 @@ def _unusable(folder: Path, error: OSError) -> CoordinatorError:
 def _locked_home(folder: Path, wanted: FederationSpec | None, lock: FileLock) -> Home:
     try:
         engine = tables.open_database(folder / "journal.sqlite")
-        spec = _stored_spec(engine, folder)
+        spec = _stored_spec(engine)
         if spec is None:
             spec = _store_spec(engine, wanted)
     except DatabaseError as error:
         raise CoordinatorError(f"cannot open {folder / 'journal.sqlite'}: {error.orig}") from None
+    except NewerRelease as error:
+        raise CoordinatorError(f"{folder} was made by a newer release of fedshare ({error}): use that one") from None
     if wanted is not None:
         _must_be_same(folder, spec, wanted)
     return Home(folder, spec, engine, lock)
 
 
-def _stored_spec(engine: Engine, folder: Path) -> FederationSpec | None:
+def _stored_spec(engine: Engine) -> FederationSpec | None:
     with engine.connect() as connection:
         row = connection.execute(select(tables.federation)).one_or_none()
-    if row is None:
-        return None
-    if row.schema != tables.SCHEMA:
-        raise CoordinatorError(
-            f"{folder} was made by another release (schema {row.schema}, this one has {tables.SCHEMA})"
-        )
-    return json_format.Parse(row.spec, FederationSpec())
+    return json_format.Parse(row.spec, FederationSpec()) if row else None
 
 
 def _store_spec(engine: Engine, wanted: FederationSpec) -> FederationSpec:
@@ -106,9 +104,7 @@ def _store_spec(engine: Engine, wanted: FederationSpec) -> FederationSpec:
     spec.federation_id = uuid.uuid4().hex
     with tables.writer(engine).begin() as connection:
         connection.execute(
-            insert(tables.federation).values(
-                id=spec.federation_id, schema=tables.SCHEMA, spec=json_format.MessageToJson(spec)
-            )
+            insert(tables.federation).values(id=spec.federation_id, spec=json_format.MessageToJson(spec))
         )
     return spec
 

@@ -1,4 +1,4 @@
-"""The SQLite file of a coordinator: its tables, and how it is opened.
+"""The SQLite file of a coordinator: its tables, and how it is opened. Who changes a table adds a migration.
 
 federation   one row: what this home is for                      members      who joined, newest incarnation
 journal      every update with a receipt, in order, for ever     verdicts     what became of each
@@ -28,7 +28,8 @@ from sqlalchemy import (
     event,
 )
 
-SCHEMA = 1
+from coordinator.migrations import migrate
+
 BUSY_SECONDS_MAX = 30.0
 """How long one writer waits for another: far longer than any write here takes."""
 
@@ -38,7 +39,6 @@ federation = Table(
     "federation",
     metadata,
     Column("id", String, primary_key=True),
-    Column("schema", Integer, nullable=False),
     Column("spec", String, nullable=False),  # FederationSpec as protobuf JSON
 )
 members = Table(
@@ -126,7 +126,7 @@ cursors = Table(
 
 
 def open_database(path: Path) -> Engine:
-    """Open or create the file: WAL, and every commit is on disk when it returns (synchronous=FULL).
+    """Open or create the file, with this release's schema: WAL, every commit is on disk when it returns.
 
     Transactions of `writer(engine)` take the write lock when they begin, so that what they read is still true
     when they write; those of the engine itself read one consistent state and block nobody.
@@ -144,7 +144,8 @@ def open_database(path: Path) -> Engine:
         writes = connection.get_execution_options().get("writes")
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
-    metadata.create_all(writer(engine))
+    with writer(engine).begin() as connection:
+        migrate(connection)
     return engine
 
 
