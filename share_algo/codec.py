@@ -20,11 +20,12 @@ from torch import Tensor
 
 from share_algo.derived import DerivedDirections, Recipe
 from share_algo.errors import AlgebraError
+from share_algo.pack import packed, unpacked
 from share_algo.quantise import reduced, restored
 from share_algo.types import LAYOUT, LINEAR, Block, Coefficients, Directions, TaskEntry, Update
 
 METADATA = "share_algo"
-SAID = ("layouts", "settings", "derived")
+SAID = ("layouts", "settings", "derived", "packed")
 SUBSPACE_TYPES = (torch.float32,)
 HEAD_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 TENSORS_MAX = 100_000
@@ -43,7 +44,8 @@ def encode_entry(entry: TaskEntry) -> bytes:
 def encode_update(update: Update, *, compact: bool = False) -> bytes:
     """compact: rounded (see quantise.py); `decode_update` of it is then what is sent, so measure that."""
     flat = {**_flat_block(update.block), **_flat_entry(update.entry)}
-    return save(reduced(flat) if compact else flat, _metadata(_about(update.entry)))
+    flat, layout = packed(reduced(flat)) if compact else (flat, {})
+    return save(flat, _metadata({**_about(update.entry), "packed": layout}))
 
 
 def decode_block(blob: bytes) -> Block:
@@ -127,7 +129,8 @@ def _said(blob: bytes) -> dict[str, dict[str, Any]]:
 
 def _by_kind(blob: bytes) -> dict[str, dict[str, Tensor]]:
     try:
-        tensors = restored(load(blob))
+        loaded = load(blob)
+        tensors = restored(unpacked(loaded, _said(blob).get("packed", {})))
     except (SafetensorError, ValueError, KeyError) as error:
         raise AlgebraError(f"not a safetensors blob: {error}") from None
     if len(tensors) > TENSORS_MAX:

@@ -40,6 +40,11 @@ def reduced(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return small
 
 
+def scales_of(name: str, shape: tuple[int, int]) -> int:
+    """How many scales an int8 tensor of this name and shape has."""
+    return shape[0] if name.startswith(HEAD) else shape[1]
+
+
 def restored(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Directions and coefficients in float32, heads as they came, from either form.
 

@@ -12,13 +12,17 @@ from hypothesis import strategies as st
 from share_algo import Adapter, AlgebraError, Basis, Factors, append, lift
 from share_algo.canonical import difference_norm, norm
 from share_algo.codec import decode_update, encode_update
+from share_algo.pack import unpacked
 from share_algo.quantise import LEVELS, reduced, restored
+
+
+def factors(g: torch.Generator, N: int = 300, D: int = 300) -> Factors:
+    return Factors(torch.randn(N, 4, generator=g), torch.randn(4, D, generator=g))
 
 
 def sample(seed: int) -> Adapter:
     g = torch.Generator().manual_seed(seed)
-    factors = Factors(torch.randn(400, 4, generator=g), torch.randn(4, 300, generator=g))
-    return Adapter({"m": factors}, {"classifier.weight": torch.randn(3, 40, generator=g)})
+    return Adapter({"m": factors(g, 400)}, {"classifier.weight": torch.randn(3, 40, generator=g)})
 
 
 @given(st.integers(0, 2**31))
@@ -64,3 +68,27 @@ def test_an_int8_tensor_without_its_scale_is_refused_by_name(scale: torch.Tensor
         tensors["out/m.scale"] = scale
     with pytest.raises(AlgebraError, match="out/m"):
         restored(tensors)
+
+
+def test_many_small_tensors_take_hardly_more_than_their_numbers() -> None:
+    g = torch.Generator().manual_seed(0)
+    modules = [f"encoder.layer.{i}.attention.self.query" for i in range(24)]
+    blob = encode_update(append(Basis(), Adapter({m: factors(g) for m in modules})).update, compact=True)
+    assert len(blob) < 1.25 * 24 * (2 * 300 * 4 + 2 * 4 * 4 + 4 * 4 * 4)
+
+
+LAYOUTS = [
+    {"m": {"P": [4]}},
+    {"m": {"P": [4, -1]}},
+    {"m": {"P": [4, True]}},
+    {"m": {"P": [10**12, 10**12]}},
+    {"m": {"P": [1, 1]}},
+]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_layout_that_does_not_fit_its_numbers_is_refused(layout: dict) -> None:
+    tensors = {"steps": torch.zeros(16, dtype=torch.int8), "scales": torch.zeros(4)}
+    assert unpacked(tensors, {"m": {"P": [4, 4]}}).keys() == {"P/m", "P/m.scale"}
+    with pytest.raises(AlgebraError, match=r"layout says|two sizes"):
+        unpacked(tensors, layout)
