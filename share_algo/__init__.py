@@ -12,6 +12,7 @@ subspace it becomes ``dW = (out_NK @ P_KR) @ (in_DL @ Q_LR).T``: out and in base
 P and Q to one. Source of the method: Share (arXiv:2602.06043); where we depart from it, the module says so.
 """
 
+import importlib
 from typing import Any
 
 from share_algo.append import Appended, ModuleReport, append
@@ -50,6 +51,7 @@ __all__ = [
     "TaskEntry",
     "UniteReport",
     "Update",
+    "WarmStart",
     "append",
     "attach",
     "average",
@@ -62,20 +64,24 @@ __all__ = [
     "lift",
     "measured",
     "merge",
+    "probe_loss",
     "quantise",
+    "refine",
     "release",
     "remove",
     "rename",
     "unite",
+    "warm_start",
 ]
 
-_NEED_PEFT = ("attach", "constrain", "release")
+_NEED_PEFT = {
+    **dict.fromkeys(("attach", "constrain", "release"), "training"),
+    **dict.fromkeys(("WarmStart", "probe_loss", "refine", "warm_start"), "transfer"),
+}
 
 
 def __getattr__(name: str) -> Any:
     """Training needs PEFT, merging does not: it is imported when first asked for."""
     if name not in _NEED_PEFT:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from share_algo import training
-
-    return getattr(training, name)
+    return getattr(importlib.import_module(f"share_algo.{_NEED_PEFT[name]}"), name)

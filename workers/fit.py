@@ -16,7 +16,8 @@ from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, Trai
 from protos.fedshare.v1.federation_pb2 import FederationSpec, Recipe
 from share_algo import Basis, append, lift
 from share_algo.codec import decode_update, encode_update
-from share_algo.training import COEFFICIENTS, NEW_DIRECTIONS, attach, constrain, release
+from share_algo.constraint import COEFFICIENTS, NEW_DIRECTIONS
+from share_algo.training import attach, constrain, release
 from workers.base_model import BaseModel
 from workers.tasks import Example, TaskData
 

@@ -8,44 +8,15 @@ import sys
 import pytest
 import torch
 from algebra_samples import adapter, peft_folder, relative_error
-from peft import LoraConfig, PeftModel, get_peft_model
-from torch import nn
-from transformers.pytorch_utils import Conv1D
+from peft import PeftModel
+from training_samples import ALL, IDS, every_layer, lora_everywhere
 
 from share_algo import Adapter, Factors, Subspace, merge
 
 
-class Net(nn.Module):
-    """One of each layer that PEFT gives LoRA to, and a head."""
-
-    def __init__(self):
-        super().__init__()
-        self.embed = nn.Embedding(11, 12)
-        self.conv2 = nn.Conv2d(1, 4, (3, 2))
-        self.conv1 = nn.Conv1d(4, 5, 3)
-        self.gpt = Conv1D(7, 12)
-        self.block = nn.Sequential(nn.Linear(7, 6), nn.Linear(6, 7))
-        self.fc = nn.Linear(7, 3)
-        self.score = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
-
-    def forward(self, ids):
-        x = self.embed(ids)  # (batch, 8, 12)
-        y = self.conv1(self.conv2(x.unsqueeze(1)).flatten(3).amax(3)).mean((1, 2))
-        return self.score(self.fc(self.block(self.gpt(x)))).mean(1) + y[:, None]
-
-
-ALL = ["embed", "conv2", "conv1", "gpt", "block.0", "block.1", "fc"]
-
-
-def base() -> Net:
-    torch.manual_seed(0)
-    return Net().eval()
-
-
 def trained(**config) -> PeftModel:
     """A PEFT model whose every adapter tensor is random."""
-    config = {"r": 3, "lora_alpha": 8, "target_modules": ALL, "modules_to_save": ["score"], **config}
-    model = get_peft_model(base(), LoraConfig(**config)).eval()
+    model = lora_everywhere(**config)
     g = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -53,8 +24,6 @@ def trained(**config) -> PeftModel:
                 parameter.copy_(torch.randn(parameter.shape, generator=g) * 0.3)
     return model
 
-
-IDS = torch.arange(16).reshape(2, 8) % 11
 
 CONFIGS = {
     "plain": {},
@@ -75,7 +44,7 @@ def test_folder_that_peft_wrote_comes_back_to_peft_with_the_same_logits(config, 
     made = merge(Subspace.empty(), "task", loaded).subspace
     made.save(tmp_path / "subspace")
     Subspace.load(tmp_path / "subspace").adapter("task").save(tmp_path / "out")
-    again = PeftModel.from_pretrained(base(), str(tmp_path / "out")).eval()
+    again = PeftModel.from_pretrained(every_layer(), str(tmp_path / "out")).eval()
     with torch.no_grad():
         assert (again(IDS) - expected).abs().max() < 1e-4 * expected.abs().max()
 

@@ -6,59 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from torch import nn
+from peft import PeftModel
+from training_samples import RANK, inputs, learned_basis, lora, net, trained
 
 from share_algo import AlgebraError, Basis, append, attach, constrain, lift, release
-from share_algo.training import COEFFICIENTS, NEW_DIRECTIONS, lora_layers, read
-
-RANK, N, D = 4, 20, 12
-
-
-class Net(nn.Module):
-    """Two linear layers and a head: `proj` gets LoRA, `head` is trained whole."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inner = nn.Linear(6, D)
-        self.proj = nn.Linear(D, N)
-        self.head = nn.Linear(N, 3)
-        self.config = {"model_type": "net"}
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(torch.tanh(self.proj(torch.tanh(self.inner(x)))))
-
-
-def net() -> Net:
-    """The same base model at each call."""
-    torch.manual_seed(0)
-    return Net()
-
+from share_algo.constraint import COEFFICIENTS, NEW_DIRECTIONS
+from share_algo.lora_layers import lora_pairs
+from share_algo.training import read
 
 @pytest.fixture
 def x() -> torch.Tensor:
-    return torch.randn(16, 6, generator=torch.Generator().manual_seed(1))
-
-
-def lora() -> PeftModel:
-    config = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=["proj"], modules_to_save=["head"])
-    return get_peft_model(net(), config)
-
-
-def trained(model: PeftModel, x: torch.Tensor, steps: int = 5, rate: float = 0.1) -> PeftModel:
-    """Plain gradient descent towards fixed labels."""
-    labels = torch.arange(len(x)) % 3
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    for _ in range(steps):
-        loss = nn.functional.cross_entropy(model(x), labels)
-        for p, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
-            p.data -= rate * gradient
-    return model
-
-
-def learned_basis(x: torch.Tensor) -> Basis:
-    model = trained(constrain(lora(), Basis(), new_directions=2, seed=0), x)
-    return Basis((append(Basis(), release(model)).update.block,))
+    return inputs()
 
 
 def test_it_starts_as_the_base_model_with_a_gradient_on_both_kinds_of_parameter(x: torch.Tensor) -> None:
@@ -92,9 +50,7 @@ def test_what_is_learned_stays_in_the_basis_and_the_new_directions(x: torch.Tens
 
 def test_with_an_empty_basis_and_all_ranks_new_it_is_plain_lora_step_by_step(x: torch.Tensor) -> None:
     constrained = constrain(lora(), Basis(), new_directions=RANK, seed=0)
-    start = (
-        {name: module for name, module in lora_layers(constrained)}["proj"].lora_A["default"].weight.detach().clone()
-    )
+    start = dict(lora_pairs(constrained))["proj"].into.matrix()
     plain = lora()
     plain.base_model.model.proj.lora_A["default"].weight.data = start
     for model in (constrained, plain):  # only what LoRA itself moves
@@ -126,7 +82,7 @@ def test_an_adapter_attached_to_a_fresh_model_computes_the_same(x: torch.Tensor)
 def test_workers_with_one_seed_start_alike_and_with_another_they_do_not() -> None:
     def first_row(seed: int) -> torch.Tensor:
         model = constrain(lora(), Basis(), new_directions=RANK, seed=seed)
-        return dict(lora_layers(model))["proj"].lora_A["default"].weight.detach()
+        return dict(lora_pairs(model))["proj"].into.matrix()
 
     assert torch.equal(first_row(5), first_row(5))
     assert not torch.allclose(first_row(5), first_row(6))

@@ -1,0 +1,127 @@
+"""Start where a known task ended: warm starts for new tasks, and refining old ones on a newer basis (Share-full).
+
+A task's coefficients are a few kB beside a basis that is there anyway, so trying one costs no more than judging it. Only
+coefficients are taken: what another task's head makes of its features says nothing about new labels. So a candidate is
+judged by what a *fresh* head could make of its features: `probe_loss`, one pass over a little data and a ridge regression
+in closed form, instead of steps of training for each candidate.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+
+from share_algo.errors import AlgebraError
+from share_algo.lora_layers import lora_pairs
+from share_algo.subspace import Merged, Subspace, merge
+from share_algo.training import attach_head, begin, constrain, constraints, release
+
+RIDGES = tuple(10.0**power for power in range(-4, 3))
+"""Tried by `probe_loss`, relative to the features' mean squared length."""
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """task: whose coefficients the model starts with, None for its own start at dW = 0. losses: of all that were tried."""
+
+    task: str | None
+    losses: Mapping[str | None, float]
+
+
+def warm_start(
+    model: PeftModel,
+    subspace: Subspace,
+    loss: Callable[[PeftModel], float],
+    *,
+    tasks: Iterable[str] | None = None,
+    adapter_name: str = "default",
+) -> WarmStart:
+    """Let a model constrained to `subspace` start from the task's coefficients that `loss` likes best, or as it is.
+
+    loss: lower is better; called once as the model is (None) and once for each of `tasks` (all of them by default), in
+    evaluation mode; NaN counts as infinite. A task must be better than None, or the model is bitwise what it was: at
+    dW = 0, off the saddle. AlgebraError where the model is not constrained, or a task does not fit it.
+    Cost: a copy of the coefficients, and the calls of `loss`.
+    """
+    pairs, sides = dict(lora_pairs(model, adapter_name)), constraints(model, adapter_name)
+    own = [parameter for pair in sides.values() for side in pair for parameter in side.parameters()]
+    before = [parameter.detach().clone() for parameter in own]
+    was_training = model.training
+    model.eval()
+    losses: dict[str | None, float] = {None: _judged(loss(model))}
+    try:
+        for task in subspace.tasks if tasks is None else tasks:
+            begin(pairs, sides, subspace.entry(task))
+            losses[task] = _judged(loss(model))
+            _restore(own, before)
+    finally:
+        _restore(own, before)
+        model.train(was_training)
+    best = min(losses, key=lambda task: losses[task])
+    if best is not None:
+        begin(pairs, sides, subspace.entry(best))
+    return WarmStart(best, losses)
+
+
+def refine(
+    model: PeftModel,
+    subspace: Subspace,
+    task: str,
+    train: Callable[[PeftModel], object],
+    *,
+    adapter_name: str = "default",
+) -> Merged:
+    """Train an old task's coefficients and head on its own data, in the basis as it is now, and put them back.
+
+    The model starts as the task is in `subspace`; `train` trains whatever requires a gradient. Afterwards it is plain LoRA. The
+    basis is unchanged, other tasks bitwise so, and the certificate is that of what was trained now. (Share-full, arXiv:2602.06043.)
+    """
+    entry = subspace.entry(task)
+    constrain(model, subspace, new_directions=0, adapter_name=adapter_name, start=entry)
+    try:
+        attach_head(model, entry.head, adapter_name)
+        train(model)
+    finally:
+        learned = release(model, adapter_name)
+    return merge(subspace, task, replace(learned, settings=entry.settings))
+
+
+@torch.no_grad()
+def probe_loss(features_EF: Tensor, labels_E: Tensor) -> float:
+    """Mean squared leave-one-out error of a ridge regression from features to the labels' one-hot rows, of the best ridge.
+
+    features_EF: E examples' features as a head would get them. Exact without fitting E times: a residual of a linear
+    smoother H, left out, is residual / (1 - H_ii) (Allen's PRESS statistic, Technometrics 1974). Cost: E^2 (E + F).
+    """
+    if len(features_EF) != len(labels_E) or len(labels_E) < 2:
+        raise AlgebraError(f"{len(features_EF)} rows of features and {len(labels_E)} labels")
+    features = features_EF.double()
+    targets = torch.nn.functional.one_hot(labels_E.unique(return_inverse=True)[1]).double()
+    targets, features = targets.to(features.device) - targets.mean(0).to(features.device), features - features.mean(0)
+    energy, vectors = torch.linalg.eigh(features @ features.T)
+    energy = energy.clamp(min=0.0)
+    scale = float(energy.mean()) or 1.0
+    rotated = vectors.T @ targets
+    return min(_left_out(vectors, energy, rotated, targets, ridge * scale) for ridge in RIDGES)
+
+
+def _left_out(vectors: Tensor, energy: Tensor, rotated: Tensor, targets: Tensor, ridge: float) -> float:
+    kept = energy / (energy + ridge)
+    own = (vectors.square() @ kept) + 1 / len(targets)  # the mean is fitted too
+    residual = targets - vectors @ (kept[:, None] * rotated)
+    return float((residual / (1 - own).clamp(min=1e-12)[:, None]).square().sum(1).mean())
+
+
+def _judged(loss: float) -> float:
+    return math.inf if math.isnan(loss) else float(loss)
+
+
+@torch.no_grad()
+def _restore(parameters: list[torch.nn.Parameter], values: list[Tensor]) -> None:
+    for parameter, value in zip(parameters, values, strict=True):
+        parameter.copy_(value)
