@@ -36,13 +36,13 @@ def gap(quick: bool) -> list[dict]:
         named = {f"t{i}": adapter(s) for i, s in enumerate(samples)}
         streamed = build(named, size=size, tolerance=1e-4).subspace
         ours = [relative_error(s, sample_of(streamed.adapter(t))) for t, s in zip(named, samples, strict=True)]
-        best = min(_dense_joint(samples, size, start) for start in (None, 1, 2, 3))
+        best = min(dense_joint(samples, size, start) for start in (None, 1, 2, 3))
         rows.append({"K": size, "ours": float(np.sqrt(np.mean(np.square(ours)))), "optimum": best})
         rows[-1]["ratio"] = rows[-1]["ours"] / best
     return rows
 
 
-def _dense_joint(samples: list[Sample], k: int, start: int | None) -> float:
+def dense_joint(samples: list[Sample], k: int, start: int | None) -> float:
     """RMS relative error of the alternating optimum on dense matrices, from HOSVD or random columns."""
     whole = [(B @ A).astype(np.float64) for s in samples for B, A in s.values()]
     whole = [w / np.linalg.norm(w) for w in whole]

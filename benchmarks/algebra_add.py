@@ -46,7 +46,7 @@ def add(quick: bool) -> list[dict]:
             grown.add(samples[grown.tasks])
         rows.append({**grown.row(samples[-MORE:]), **peers.add(samples[:tasks], samples[-MORE:])})
     for tasks in () if quick else (1000, 10_000):
-        many = _padded(grown.ours, tasks)
+        many = padded(grown.ours, tasks)
         more = [adapter(s) for s in samples[-MORE:]]
         own = min(cpu_seconds(lambda a=a, m=many: merge(m, "x", a, tolerance=TOLERANCE)) for a in more)
         rows.append({"tasks": tasks, "K": rows[-1]["K"], "ours": own})
@@ -70,7 +70,7 @@ def add_large(modules: int, quick: bool) -> list[dict]:
     return rows
 
 
-def _padded(made: Subspace, tasks: int) -> Subspace:
+def padded(made: Subspace, tasks: int) -> Subspace:
     """As many tasks as said, by further names for those there are."""
     known = list(made.tasks)
     names = {f"copy{i}": known[i % len(known)] for i in range(tasks - len(known))}

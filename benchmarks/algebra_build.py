@@ -20,12 +20,12 @@ def build_rows(modules: int, quick: bool) -> list[dict]:
     with tempfile.TemporaryDirectory() as folder:
         for i, sample in enumerate(shared_columns(tasks, modules=modules, **L)):
             write_folder(sample, Path(folder) / f"t{i}")
-        rows = [{"method": name, **_alone(method, folder, tasks)} for name, method in methods.items()]
+        rows = [{"method": name, **alone(method, folder, tasks)} for name, method in methods.items()]
     ref = next(row for row in rows if row["method"] == "ref")
     return [{**row, "cpu_s / ref": row["cpu_s"] / ref["cpu_s"]} for row in rows]
 
 
-def _alone(method: Callable, folder: str, tasks: int) -> dict:
+def alone(method: Callable, folder: str, tasks: int) -> dict:
     """Run in a fresh process: its CPU seconds, peak memory above the imports, and error of some tasks."""
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:

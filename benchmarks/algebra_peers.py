@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from benchmarks.algebra_samples import Sample, write_folder
@@ -59,14 +60,18 @@ def drifting(samples: list[Sample], more: list[Sample]) -> dict[str, tuple[float
         ]
         tables = [made.components_a, made.components_b, made.means_a, made.means_b]
         tables += [t for p in made.tasks.values() for t in (p.loadings_a, p.loadings_b)]
-        found["vlora incremental"] = sum(each) / len(each), lambda task: _sample(made.reconstruct(task)), _bytes(tables)
+        found["vlora incremental"] = (
+            sum(each) / len(each),
+            lambda task: weights_sample(made.reconstruct(task)),
+            _bytes(tables),
+        )
     if HAS_LORASHARE:
         with tempfile.TemporaryDirectory() as folder:
             other = _lorashare(samples, COLUMNS, folder)
             paths = {n: str(write_folder(s, Path(folder) / n)) for n, s in zip(names, more, strict=True)}
             each = [_cpu(lambda n=n, p=p: other.add_adapter(p, n)) for n, p in paths.items()]
         tables = [other.components, *other.all_loadings.values()]
-        found["lorashare"] = sum(each) / len(each), lambda task: _from_state(other.reconstruct(task)), _bytes(tables)
+        found["lorashare"] = sum(each) / len(each), lambda task: from_state(other.reconstruct(task)), _bytes(tables)
     return found
 
 
@@ -83,21 +88,25 @@ def equal_bytes(samples: list[Sample], columns: int) -> dict[str, Callable[[str]
     warnings.simplefilter("ignore")
     found: dict[str, Callable[[str], Sample]] = {}
     B, A = next(iter(samples[0].values()))
-    (N, R), D, T = B.shape, A.shape[1], len(samples)
     if HAS_VLORA:
-        k = max(1, (columns * (N + D + 2 * R * T) - (N + D) * R) // ((N + D) * R + 2 * T))
-        made = _vlora(samples, k)
-        found["vlora"] = lambda task: _sample(made.reconstruct(task))
+        made = _vlora(samples, components_of_equal_bytes(B, A, len(samples), columns))
+        found["vlora"] = lambda task: weights_sample(made.reconstruct(task))
     if HAS_LORASHARE:
         with tempfile.TemporaryDirectory() as folder:
             other = _lorashare(samples, columns, folder)
-        found["lorashare"] = lambda task: _from_state(other.reconstruct(task))
+        found["lorashare"] = lambda task: from_state(other.reconstruct(task))
     return found
+
+
+def components_of_equal_bytes(B: np.ndarray, A: np.ndarray, tasks: int, columns: int) -> int:
+    """How many of vlora's components (with its mean) take the bytes of `columns` columns a side for so many tasks."""
+    (N, R), D = B.shape, A.shape[1]
+    return max(1, (columns * (N + D + 2 * R * tasks) - (N + D) * R) // ((N + D) * R + 2 * tasks))
 
 
 def _build_vlora(folders: list[str]) -> Callable[[str], Sample]:
     made = _vlora_streaming(folders)
-    return lambda task: _sample(made.reconstruct(task))
+    return lambda task: weights_sample(made.reconstruct(task))
 
 
 def _vlora_streaming(folders: list[str]):  # type: ignore[no-untyped-def]
@@ -127,7 +136,7 @@ def _weights(sample: Sample):  # type: ignore[no-untyped-def]
     return LoRAWeights(list(sample), lora_a, lora_b, rank)
 
 
-def _sample(weights) -> Sample:  # type: ignore[no-untyped-def]
+def weights_sample(weights) -> Sample:  # type: ignore[no-untyped-def]
     return {m: (weights.lora_b[m].numpy(), weights.lora_a[m].numpy()) for m in weights.layer_names}
 
 
@@ -138,7 +147,7 @@ def _lorashare(samples: list[Sample], columns: int, folder: str):  # type: ignor
     return SHAREModel.from_adapters(paths, num_components=columns, device="cpu")
 
 
-def _from_state(state: dict[str, torch.Tensor]) -> Sample:
+def from_state(state: dict[str, torch.Tensor]) -> Sample:
     ends = (".lora_B.weight", ".lora_A.weight")
     modules = {key.removesuffix(ends[0]) for key in state if key.endswith(ends[0])}
     return {

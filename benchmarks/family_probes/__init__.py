@@ -1,0 +1,1 @@
+"""The ten families of probes; benchmarks.families runs them."""
