@@ -78,6 +78,18 @@ def header(spec: pb.FederationSpec, header: pb.UpdateHeader) -> None:
         )
 
 
+def command(request: pb.CommandRequest) -> None:
+    """What can be seen of a command before its turn comes."""
+    kind = request.WhichOneof("command")
+    if not UPDATE_ID.fullmatch(request.command_id) or kind is None:
+        raise Refused(pb.OUTCOME_REFUSED_MALFORMED, "a command has an id of 32 hex digits, and says what to do")
+    if kind == "forget":
+        task, worker = request.forget.task, request.forget.worker
+        if bool(task) == bool(worker):
+            raise Refused(pb.OUTCOME_REFUSED_MALFORMED, "forget either a task or a worker")
+        name("task" if task else "worker", task or worker)
+
+
 def update(spec: pb.FederationSpec, update: Update, base: Basis) -> None:
     """Every module is there, and every shape fits the base version's basis."""
     modules = {m.name: (m.out_features, m.in_features) for m in spec.modules}

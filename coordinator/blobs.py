@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 
 from coordinator.errors import CoordinatorError
 from protos.chunks import digest_of
@@ -15,6 +18,9 @@ class Blobs:
 
     def __init__(self, folder: Path):
         self.folder = folder
+        self._lock = Lock()
+        self._held: list[str] = []
+        self._spared: set[str] | None = None  # during a sweep: held since it began
         folder.mkdir(parents=True, exist_ok=True)
         for torn in folder.glob("*.part"):
             torn.unlink()
@@ -51,6 +57,39 @@ class Blobs:
         if digest_of(blob) != digest:
             raise CoordinatorError(f"{path} is damaged: its bytes do not have the digest that is its name")
         return blob
+
+    @contextmanager
+    def holding(self, digest: str) -> Iterator[None]:
+        """Inside, no sweep deletes this blob; nor does one that has begun by then: a row is about to name it."""
+        with self._lock:
+            self._held.append(digest)
+            if self._spared is not None:
+                self._spared.add(digest)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._held.remove(digest)
+
+    def sweep(self, named: Callable[[], set[str]]) -> int:
+        """Delete every blob that is neither named nor held. Returns how many. One sweep at a time."""
+        with self._lock:
+            self._spared = set(self._held)
+        try:
+            kept, found = named(), [path.stem for path in self.folder.glob("*.safetensors")]
+            deleted = sum(self._deleted(digest) for digest in found if digest not in kept)
+        finally:
+            with self._lock:
+                self._spared = None
+        _sync_folder(self.folder)
+        return deleted
+
+    def _deleted(self, digest: str) -> bool:
+        with self._lock:
+            if digest in (self._spared or ()):
+                return False
+            self.path(digest).unlink()
+            return True
 
     def path(self, digest: str) -> Path:
         return self.folder / f"{digest}.safetensors"

@@ -1,21 +1,22 @@
 """The catalog of versions: immutable, each with its parent, and which blobs it is made of.
 
-`publish` is the one place that moves the head: version, blobs and verdict become visible in one commit.
+`publish` is the one place that moves the head: version, blobs and verdicts become visible in one commit.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 
 from sqlalchemy import Connection, Engine, and_, func, insert, or_, select, update
 
-from coordinator.journal import decide
-from coordinator.tables import blocks, entries, versions, writer
+from coordinator.draft import BlobName, Draft
+from coordinator.erasure import erase
+from coordinator.tables import blocks, entries, gone, versions, writer
 from coordinator.transition import Record
-from protos.fedshare.v1.federation_pb2 import OUTCOME_MERGED
+from coordinator.verdicts import decide, overrule
 
 RECORDS_MAX = 1000
 VERSION_MAX = 2**63 - 1
@@ -23,13 +24,9 @@ VERSION_MAX = 2**63 - 1
 
 
 @dataclass(frozen=True)
-class BlobName:
-    digest: str
-    nbytes: int
-
-
-@dataclass(frozen=True)
 class TaskBlob:
+    """What a version holds of a task, and the version since which it is so."""
+
     task: str
     blob: BlobName
     version: int
@@ -38,7 +35,11 @@ class TaskBlob:
 
 @dataclass(frozen=True)
 class Version:
-    """One row of the catalog. `blocks` is how many of its generation's blocks are its basis."""
+    """One row of the catalog. `blocks` is how many of its generation's blocks are its basis.
+
+    records: one for each update merged in it; one for a version that is no merge; none for version 0.
+    gone: why only its record is left; empty while it can be read.
+    """
 
     version: int
     parent: int
@@ -46,7 +47,13 @@ class Version:
     blocks: int
     digest: str
     created_at: float
-    record: Record = field(default_factory=Record)
+    records: tuple[Record, ...] = ()
+    gone: str = ""
+
+    @property
+    def task(self) -> str:
+        """Learned last in it; empty where it is no merge."""
+        return self.records[-1].task if self.records else ""
 
 
 class Catalog:
@@ -73,13 +80,20 @@ class Catalog:
         return self._versions(query.limit(min(limit or RECORDS_MAX, RECORDS_MAX)))
 
     def blocks_of(self, version: Version) -> list[BlobName]:
-        query = (
-            select(blocks)
-            .where(blocks.c.generation == version.generation, blocks.c.ordinal < version.blocks)
-            .order_by(blocks.c.ordinal)
-        )
+        return self.first_blocks(version.generation, version.blocks)
+
+    def first_blocks(self, generation: int, count: int) -> list[BlobName]:
+        of = (blocks.c.generation == generation, blocks.c.ordinal < count)
+        query = select(blocks).where(*of).order_by(blocks.c.ordinal)
         with self._engine.connect() as connection:
             return [BlobName(row.digest, row.nbytes) for row in connection.execute(query)]
+
+    def every(self) -> Iterator[Version]:
+        """All versions, oldest first."""
+        first = 0
+        while found := self.records(first, RECORDS_MAX):
+            yield from found
+            first = found[-1].version + 1
 
     def tasks_of(self, version: Version) -> list[TaskBlob]:
         v = version.version
@@ -89,47 +103,67 @@ class Catalog:
             rows = connection.execute(query).all()
         return [TaskBlob(r.task, BlobName(r.digest, r.nbytes), r.version_from, r.labels) for r in rows]
 
-    def publish(
-        self,
-        parent: Version,
-        record: Record,
-        block: BlobName | None,
-        entry: BlobName,
-        labels: Iterable[str],
-        at: float,
-    ) -> Version:
-        """The new head, durable and visible when this returns. Its blobs must be on disk already."""
+    def publish(self, parent: Version, draft: Draft, at: float) -> Version:
+        """The new head, durable and visible when this returns. With it all verdicts that follow from it."""
         number = parent.version + 1
-        digest = _digest(parent.digest, number, record.update_id, block and block.digest, entry.digest)
-        version = Version(number, parent.version, parent.generation, parent.blocks + bool(block), digest, at, record)
         with self._writer.begin() as connection:
-            _insert_version(connection, version, record.position)
-            if block:
-                connection.execute(
-                    insert(blocks).values(generation=version.generation, ordinal=parent.blocks, **asdict(block))
-                )
-            connection.execute(
-                update(entries)
-                .where(entries.c.task == record.task, entries.c.version_until.is_(None))
-                .values(version_until=number)
-            )
-            connection.execute(
-                insert(entries).values(version_from=number, task=record.task, labels=list(labels), **asdict(entry))
-            )
-            decide(connection, record.position, OUTCOME_MERGED, number, "", at)
+            generation = _newest_generation(connection) + 1 if draft.afresh else parent.generation
+            kept = 0 if draft.afresh else parent.blocks
+            version = Version(number, parent.version, generation, kept + len(draft.blocks),
+                              _digest_of(parent, draft), at, draft.records)  # fmt: skip
+            _insert_version(connection, version, draft.position)
+            for ordinal, block in enumerate(draft.blocks, kept):
+                connection.execute(insert(blocks).values(generation=generation, ordinal=ordinal, **asdict(block)))
+            _change_entries(connection, number, draft.entries)
+            for ruling in draft.first:
+                decide(connection, replace(ruling, version=number), at)
+            for ruling in draft.later:
+                overrule(connection, replace(ruling, version=number), at)
+            if draft.erasure:
+                erase(connection, draft.erasure)
         return version
 
     def _versions(self, query) -> list[Version]:  # type: ignore[no-untyped-def]
+        query = query.add_columns(gone.c.why).outerjoin(gone, gone.c.version == versions.c.version)
         with self._engine.connect() as connection:
             rows = connection.execute(query).all()
         return [
-            Version(r.version, r.parent, r.generation, r.blocks, r.digest, r.created_at, Record(**r.record))
+            Version(r.version, r.parent, r.generation, r.blocks, r.digest, r.created_at,
+                    tuple(Record(**record) for record in r.record), r.why or "")
             for r in rows
-        ]
+        ]  # fmt: skip
 
 
 def _insert_version(connection: Connection, version: Version, position: int | None) -> None:
-    connection.execute(insert(versions).values(**asdict(version), position=position))
+    row = asdict(version)
+    records, _ = row.pop("records"), row.pop("gone")
+    connection.execute(insert(versions).values(**row, record=records, position=position))
+
+
+def _newest_generation(connection: Connection) -> int:
+    return connection.execute(select(func.max(versions.c.generation))).scalar_one()
+
+
+def _change_entries(
+    connection: Connection, number: int, changed: Mapping[str, tuple[BlobName, Iterable[str]] | None]
+) -> None:
+    for task, entry in changed.items():
+        connection.execute(
+            update(entries)
+            .where(entries.c.task == task, entries.c.version_until.is_(None))
+            .values(version_until=number)
+        )
+        if entry is not None:
+            blob, labels = entry
+            connection.execute(
+                insert(entries).values(version_from=number, task=task, labels=list(labels), **asdict(blob))
+            )
+
+
+def _digest_of(parent: Version, draft: Draft) -> str:
+    made_of = [entry and entry[0].digest for entry in draft.entries.values()]
+    ids = [record.update_id for record in draft.records]
+    return _digest(parent.digest, parent.version + 1, ids, [block.digest for block in draft.blocks], made_of)
 
 
 def _digest(*parts: object) -> str:

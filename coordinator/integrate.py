@@ -1,6 +1,6 @@
-"""Lower half of the walk: the one writer. Read next, merge, store (durable), move head, announce.
+"""Lower half of the walk: the one writer. Read next, merge or carry out, store (durable), move head, announce.
 
-Liveness: every journal entry gets a verdict. What cannot be merged is skipped with its reason; what the disk
+Liveness: every journal entry gets a verdict. What cannot be done is skipped with its reason; what the disk
 does not allow just now is tried again, in order.
 """
 
@@ -12,16 +12,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from time import time
 
+from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from coordinator.blobs import Blobs
-from coordinator.catalog import BlobName, Catalog, Version
-from coordinator.errors import CoordinatorError
-from coordinator.journal import Journal, Position
-from coordinator.transition import Arrived, Merged, Record, Skipped, State, step
-from protos.fedshare.v1.federation_pb2 import FederationSpec
-from share_algo import AlgebraError, Basis
-from share_algo.codec import decode_block, decode_update, encode_block, encode_entry
+from coordinator.catalog import Version
+from coordinator.draft import BlobName, Draft
+from coordinator.erasure import Overtaken
+from coordinator.errors import CoordinatorError, Refused
+from coordinator.history import History
+from coordinator.journal import Position
+from coordinator.reversal import Reversal
+from coordinator.sweep import sweep_if_wanted
+from coordinator.transition import Skipped, State, step
+from coordinator.verdicts import Ruling
+from protos.fedshare.v1 import federation_pb2 as pb
+from share_algo import AlgebraError
+from share_algo.codec import encode_block, encode_entry
 
 log = logging.getLogger(__name__)
 
@@ -38,39 +44,20 @@ class Announcement:
     consumed: int
 
 
-@dataclass(frozen=True)
-class _Encoded:
-    """A merge as it will be stored. No block: nothing was added to the basis."""
-
-    block: bytes | None
-    entry: bytes
-    record: Record
-
-
-def _encoded(merged: Merged) -> _Encoded:
-    return _Encoded(encode_block(merged.block) if merged.block else None, encode_entry(merged.entry), merged.record)
-
-
 class Integrator:
     def __init__(
         self,
-        spec: FederationSpec,
-        journal: Journal,
-        catalog: Catalog,
-        blobs: Blobs,
+        spec: pb.FederationSpec,
+        engine: Engine,
+        history: History,
         announce: Callable[[Announcement], None],
     ):
-        self._spec, self._journal, self._catalog, self._blobs = spec, journal, catalog, blobs
-        self._announce = announce
+        self._spec, self._engine, self._history, self._announce = spec, engine, history, announce
+        self._reversal = Reversal(spec, history)
         self._resume()
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="integrate")
-
-    @property
-    def basis(self) -> Basis:
-        """Of the newest visible version. Immutable: any thread may keep it."""
-        return self._state.basis
 
     @property
     def announcement(self) -> Announcement:
@@ -108,27 +95,54 @@ class Integrator:
 
     def _resume(self) -> None:
         """Go on from what is on disk, which is the truth."""
-        self._head = self._catalog.head()
-        self._state = State(self._head.version, self._stored_basis())
-        self._consumed = self._journal.consumed()
+        self._history.bases.forget()
+        sweep_if_wanted(self._engine, self._history.blobs)
+        self._head = self._history.catalog.head()
+        self._consumed = self._history.journal.consumed()
+        self._state = State(self._head.version, self._history.bases.at(self._head))
+        self._history.bases.remember(self._head, self._state.basis)
 
     def _next(self) -> bool:
-        position = self._journal.after(self._consumed)
+        position = self._history.journal.after(self._consumed)
         if position is None:
             return False
-        state, result = self._merged(position)
-        head = self._store(position, result)
-        self._state, self._head, self._consumed = state, head, position.position
+        if position.command is None:
+            self._merge(position)
+        else:
+            self._carry_out(position, position.command)
         self._announce(self.announcement)
         return True
 
-    def _merged(self, position: Position) -> tuple[State, _Encoded | Skipped]:
+    def _merge(self, position: Position) -> None:
+        state, result = self._tried(position, lambda: self._merged(position))
+        if isinstance(result, Skipped):
+            self._skip(position, result)
+            return
+        self._publish(position, result)
+        self._state, self._consumed = state, position.position
+        self._history.bases.remember(self._head, state.basis)
+
+    def _carry_out(self, position: Position, command: pb.CommandRequest) -> None:
+        """A command's version has another basis than the one in memory: it is read again from the disk."""
+        while True:
+            _, result = self._tried(position, lambda: (self._state, self._ordered(position, command)))
+            if isinstance(result, Skipped):
+                self._skip(position, result)
+                return
+            try:
+                self._publish(position, result)
+            except Overtaken:
+                continue
+            self._resume()
+            return
+
+    def _tried(
+        self, position: Position, work: Callable[[], tuple[State, Draft | Skipped]]
+    ) -> tuple[State, Draft | Skipped]:
         """Whatever one entry holds, it must not stop the rest."""
         try:
-            arrived = self._arrived(position)
-            state, result = step(self._state, arrived, self._spec.tolerance, self._spec.rank)
-            return state, result if isinstance(result, Skipped) else _encoded(result)
-        except (CoordinatorError, AlgebraError) as error:
+            return work()
+        except (CoordinatorError, Refused, AlgebraError) as error:
             return self._state, Skipped(str(error))
         except (OSError, SQLAlchemyError):  # the machine's, not the entry's: it is tried again
             raise
@@ -136,40 +150,33 @@ class Integrator:
             log.exception("merging failed update=%s", position.submission.update_id)
             return self._state, Skipped(f"internal error: {type(error).__name__}: {error}")
 
-    def _arrived(self, position: Position) -> Arrived:
-        s = position.submission
-        base = self._catalog.get(s.base_version)
-        if base is None:
-            raise CoordinatorError(f"version {s.base_version} is gone")
-        return Arrived(
-            position=position.position,
-            update_id=s.update_id,
-            worker=s.worker,
-            task=s.task,
-            base_version=s.base_version,
-            base_blocks=base.blocks,
-            update=decode_update(self._blobs.get(s.digest)),
-            nbytes=s.nbytes,
-            metrics=s.metrics,
-        )
-
-    def _store(self, position: Position, result: _Encoded | Skipped) -> Version:
-        update_id = position.submission.update_id
+    def _merged(self, position: Position) -> tuple[State, Draft | Skipped]:
+        arrived = self._history.arrived(position, self._state.head - position.submission.base_version)
+        state, result = step(self._state, arrived, self._spec.tolerance, self._spec.rank)
         if isinstance(result, Skipped):
-            self._journal.skip(position.position, result.reason, time())
-            log.warning("skipped update=%s position=%d: %s", update_id, position.position, result.reason)
-            return self._head
-        block = self._kept(result.block) if result.block else None
-        entry = self._kept(result.entry)
-        head = self._catalog.publish(self._head, result.record, block, entry, position.submission.labels, time())
-        log.info("merged update=%s position=%d version=%d task=%s error=%.1e basis=%d", update_id,
-                 position.position, head.version, result.record.task, result.record.relative_error,
-                 result.record.basis_out)  # fmt: skip
-        return head
+            return state, result
+        block = (self._kept(encode_block(result.block)),) if result.block else ()
+        entry = self._kept(encode_entry(result.entry))
+        merged = Ruling(position.position, pb.OUTCOME_MERGED)
+        changed = {arrived.task: (entry, arrived.labels)}
+        return state, Draft(position.position, (result.record,), block, entries=changed, first=(merged,))
+
+    def _ordered(self, position: Position, command: pb.CommandRequest) -> Draft:
+        if command.HasField("rollback"):
+            return self._reversal.rollback(position, command.rollback, self._head)
+        return self._reversal.forget(position, command.forget, self._head)
+
+    def _skip(self, position: Position, skipped: Skipped) -> None:
+        self._history.journal.skip(position.position, skipped.reason, time())
+        self._consumed = position.position
+        log.warning("skipped id=%s position=%d: %s", position.submission.update_id, position.position, skipped.reason)
+
+    def _publish(self, position: Position, draft: Draft) -> None:
+        self._head = self._history.catalog.publish(self._head, draft, time())
+        for r in draft.records:
+            log.info("published version=%d kind=%s update=%s position=%d task=%s error=%.1e basis=%d",
+                     self._head.version, pb.VersionKind.Name(r.kind), r.update_id, r.position, r.task,
+                     r.relative_error, r.basis_out)  # fmt: skip
 
     def _kept(self, blob: bytes) -> BlobName:
-        return BlobName(self._blobs.put(blob), len(blob))
-
-    def _stored_basis(self) -> Basis:
-        names = self._catalog.blocks_of(self._head)
-        return Basis(tuple(decode_block(self._blobs.get(name.digest)) for name in names))
+        return BlobName(self._history.blobs.put(blob), len(blob))

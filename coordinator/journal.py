@@ -1,49 +1,61 @@
-"""The journal: every update that has a receipt, in order, and the verdict on each.
+"""The journal: every update and every command that has a receipt, in order, and the verdict on each.
 
-It is the queue between `receive` and `integrate`. Rows are only ever added. One line appends.
+It is the queue between `receive` and `integrate`. Rows are only ever added, and only an erasure blanks what one
+says. One line appends.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 
+from google.protobuf import json_format
 from sqlalchemy import Connection, Engine, Row, func, insert, select
 
 from coordinator.errors import Refused
 from coordinator.members import must_be_current
-from coordinator.tables import journal, verdicts, writer
+from coordinator.tables import commands, gone, journal, restated, verdicts, writer
+from coordinator.verdicts import Ruling, alive_at, decide, past_of
+from protos.chunks import digest_of
 from protos.fedshare.v1.federation_pb2 import (
+    OUTCOME_ERASED,
     OUTCOME_MERGED,
     OUTCOME_QUEUED,
+    OUTCOME_REFUSED_BASE_GONE,
     OUTCOME_REFUSED_ID_REUSED,
+    OUTCOME_REVERTED,
     OUTCOME_SKIPPED,
+    CommandRequest,
     Outcome,
 )
+
+ENTRIES_AT_ONCE = 500
 
 
 @dataclass(frozen=True)
 class Submission:
-    """One update as it is journaled; its tensors are in the blob `digest`."""
+    """One update as it is journaled; its tensors are in the blob `digest`. A command has an id and a digest only."""
 
     update_id: str
-    worker: str
-    incarnation: int
-    task: str
-    base_version: int
     digest: str
     nbytes: int
-    labels: Sequence[str]
-    metrics: Mapping[str, float]
+    worker: str = ""
+    incarnation: int = 0
+    task: str = ""
+    base_version: int = 0
+    labels: Sequence[str] = ()
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Position:
-    """A submission and its place in the journal."""
+    """A submission and its place in the journal. stand_in: (digest, bytes) of the same update for version 0."""
 
     position: int
     submission: Submission
     received_at: float
+    command: CommandRequest | None = None
+    stand_in: tuple[str, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -68,8 +80,20 @@ class Journal:
             if known := self._known(connection, submission.update_id, submission.digest):
                 return known, True
             must_be_current(connection, submission.worker, submission.incarnation)
-            row = connection.execute(insert(journal).values(**asdict(submission), received_at=at))
-            return Decision(submission.update_id, row.inserted_primary_key[0]), False
+            must_be_here(connection, submission.base_version)
+            return _append(connection, submission, at), False
+
+    def command(self, request: CommandRequest, at: float) -> tuple[Decision, bool]:
+        """The same for a command."""
+        wire = request.SerializeToString(deterministic=True)
+        submission = Submission(request.command_id, digest_of(wire), len(wire))
+        with self._writer.begin() as connection:
+            if known := self._known(connection, submission.update_id, submission.digest):
+                return known, True
+            decision = _append(connection, submission, at)
+            said = json_format.MessageToJson(request)
+            connection.execute(insert(commands).values(position=decision.position, request=said))
+            return decision, False
 
     def expect(self, update_id: str, digest: str, worker: str, incarnation: int) -> Decision | None:
         """The decision on an update that is here already; None for a new one. What `append` would refuse is refused."""
@@ -81,10 +105,43 @@ class Journal:
 
     def after(self, position: int) -> Position | None:
         """The next entry to be consumed."""
-        query = select(journal).where(journal.c.position > position).order_by(journal.c.position).limit(1)
+        found = self.entries(position + 1, limit=1)
+        return found[0][0] if found else None
+
+    def entries(self, first: int, limit: int) -> list[tuple[Position, Decision]]:
+        """Entries from the position `first` on, at most `limit`, with what has become of each."""
+        query = _decisions().where(journal.c.position >= first).order_by(journal.c.position).limit(limit)
         with self._engine.connect() as connection:
-            row = connection.execute(query).one_or_none()
-        return _position(row) if row else None
+            return [(_position(row), _decision(row)) for row in connection.execute(query)]
+
+    def every(self) -> Iterator[tuple[Position, Decision]]:
+        """All entries in order."""
+        first = 1
+        while found := self.entries(first, ENTRIES_AT_ONCE):
+            yield from found
+            first = found[-1][0].position + 1
+
+    def at(self, position: int) -> Position:
+        """The entry at a position that is known to be there."""
+        return self.entries(position, limit=1)[0][0]
+
+    def updates_of(self, task: str, worker: str, before: int) -> frozenset[int]:
+        """Positions below `before` of the updates of this task, or of this worker, that say whose they are."""
+        whose = journal.c.task == task if task else journal.c.worker == worker
+        with self._engine.connect() as connection:
+            return frozenset(
+                connection.execute(select(journal.c.position).where(whose, journal.c.position < before)).scalars()
+            )
+
+    def alive_at(self, version: int) -> set[int]:
+        """Positions of the updates that a version was made of."""
+        with self._engine.connect() as connection:
+            return alive_at(connection, version)
+
+    def past(self, position: int) -> list[Decision]:
+        """Verdicts on an entry that no longer hold, oldest first."""
+        with self._engine.connect() as connection:
+            return [Decision("", position, *past) for past in past_of(connection, position)]
 
     def consumed(self) -> int:
         """Every entry up to this position has its verdict."""
@@ -93,20 +150,18 @@ class Journal:
 
     def skip(self, position: int, reason: str, at: float) -> None:
         with self._writer.begin() as connection:
-            decide(connection, position, OUTCOME_SKIPPED, 0, reason, at)
+            decide(connection, Ruling(position, OUTCOME_SKIPPED, 0, reason), at)
 
     def counts(self) -> dict[Outcome, int]:
-        """How many are queued, merged, skipped."""
-        query = select(verdicts.c.outcome, func.count()).group_by(verdicts.c.outcome)
+        """How many updates have come to each outcome; commands that wait count as queued."""
+        no_command = verdicts.c.position.not_in(select(commands.c.position))
+        query = select(verdicts.c.outcome, func.count()).where(no_command).group_by(verdicts.c.outcome)
         with self._engine.connect() as connection:
             decided = {outcome: count for outcome, count in connection.execute(query).all()}
             total = connection.execute(select(func.count()).select_from(journal)).scalar_one()
-        return {
-            OUTCOME_MERGED: 0,
-            OUTCOME_SKIPPED: 0,
-            **decided,
-            OUTCOME_QUEUED: total - sum(decided.values()),
-        }
+            done = connection.execute(select(func.count()).select_from(verdicts)).scalar_one()
+        none = dict.fromkeys((OUTCOME_MERGED, OUTCOME_SKIPPED, OUTCOME_REVERTED, OUTCOME_ERASED), 0)
+        return {**none, **decided, OUTCOME_QUEUED: total - done}
 
     def newest(self, worker: str, task: str) -> Decision | None:
         """What became of the newest update of this worker for this task."""
@@ -136,21 +191,37 @@ class Journal:
         return _decision(row) if row else None
 
 
-def decide(connection: Connection, position: int, outcome: Outcome, version: int, reason: str, at: float) -> None:
-    """The one line that gives a verdict; a second verdict on a position is an IntegrityError."""
-    connection.execute(
-        insert(verdicts).values(position=position, outcome=outcome, version=version, reason=reason, decided_at=at)
-    )
+def must_be_here(connection: Connection, base_version: int) -> None:
+    """Inside the caller's transaction: no update is journaled whose base version nobody can read any more."""
+    why = connection.execute(select(gone.c.why).where(gone.c.version == base_version)).scalar()
+    if why:
+        raise Refused(
+            OUTCOME_REFUSED_BASE_GONE,
+            f"version {base_version}, for which it was made, was {why}: fit again on the head",
+        )
+
+
+def _append(connection: Connection, submission: Submission, at: float) -> Decision:
+    row = connection.execute(insert(journal).values(**asdict(submission), received_at=at))
+    return Decision(submission.update_id, row.inserted_primary_key[0])
 
 
 def _decisions():  # type: ignore[no-untyped-def]
-    columns = (verdicts.c.outcome, verdicts.c.version, verdicts.c.reason, verdicts.c.decided_at)
-    return select(journal, *columns).join_from(journal, verdicts, isouter=True)
+    columns = (
+        *(verdicts.c.outcome, verdicts.c.version, verdicts.c.reason, verdicts.c.decided_at),
+        *(commands.c.request, restated.c.digest.label("stand_in"), restated.c.nbytes.label("stand_in_nbytes")),
+    )
+    joined = journal
+    for other in (verdicts, commands, restated):
+        joined = joined.outerjoin(other, journal.c.position == other.c.position)  # type: ignore[assignment]
+    return select(journal, *columns).select_from(joined)
 
 
 def _position(row: Row) -> Position:
     fields = {name: getattr(row, name) for name in Submission.__dataclass_fields__}
-    return Position(row.position, Submission(**fields), row.received_at)
+    command = json_format.Parse(row.request, CommandRequest()) if row.request else None
+    stand_in = (row.stand_in, row.stand_in_nbytes) if row.stand_in else None
+    return Position(row.position, Submission(**fields), row.received_at, command, stand_in)
 
 
 def _decision(row: Row) -> Decision:

@@ -3,7 +3,7 @@
 MLflow being slow, away or broken never stops learning: this runs beside the walk, not in it. The only file
 that imports mlflow.
 
-    experiment NAME/versions   one run a version: tags say parent, task, worker, update, base version;
+    experiment NAME/versions   one run a version and update: tags say parent, task, worker, update, base version;
                                metrics say relative error, basis size, bytes; the contributor is a dataset input
     experiment NAME/workers    one run a worker and task: what it measured, with the version as step
 """
@@ -13,6 +13,8 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
@@ -20,11 +22,15 @@ from sqlalchemy.dialects.sqlite import insert
 
 from coordinator.catalog import Catalog, Version
 from coordinator.home import Home
+from coordinator.lineage_erase import erase_runs
 from coordinator.measured import Measured, Measurement
 from coordinator.tables import cursors, writer
+from coordinator.transition import Record
+from protos.fedshare.v1.federation_pb2 import VERSION_KIND_FORGET, VERSION_KIND_MERGE, VersionKind
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +56,8 @@ class LineageOff:
 class Lineage:
     def __init__(self, home: Home, catalog: Catalog, measured: Measured, tracking_uri: str = ""):
         folder = home.lineage_folder.absolute()
-        self.uri = tracking_uri or f"sqlite:///{folder / 'mlflow.db'}"
+        self._database = None if tracking_uri else folder / "mlflow.db"
+        self.uri = tracking_uri or f"sqlite:///{self._database}"
         self._artifacts = None if tracking_uri else (folder / "artifacts").as_uri()
         if not tracking_uri:
             folder.mkdir(parents=True, exist_ok=True)
@@ -84,7 +91,7 @@ class Lineage:
         while not (away and self._stopping.is_set()):
             last = self._stopping.is_set()
             try:
-                store = store or _Store(self.uri, self._artifacts, self._name, self._federation_id)
+                store = store or _Store(self.uri, self._artifacts, self._name, self._federation_id, self._database)
                 while self._copy_versions(store) or self._copy_measurements(store):
                     pass
                 pause, away = POLL_SECONDS, False
@@ -99,9 +106,19 @@ class Lineage:
     def _copy_versions(self, store: _Store) -> bool:
         found = self._catalog.records(self._versions.get() + 1, BATCH)
         for version in found:
+            if any(record.kind == VERSION_KIND_FORGET for record in version.records):
+                self._follow_erasures(store)
             store.write_version(version)
             self._versions.set(version.version)
         return bool(found)
+
+    def _follow_erasures(self, store: _Store) -> None:
+        """MLflow says of what was erased no more than the coordinator does: that there was something."""
+        held = [v for v in self._catalog.every() if v.version <= self._versions.get()]
+        blank = [v for v in held if any(r.kind == VERSION_KIND_MERGE and not r.task for r in v.records)]
+        store.erase({r.update_id for v in blank for r in v.records}, self._measured.contributors())
+        for version in blank:
+            store.write_version(version)
 
     def _copy_measurements(self, store: _Store) -> bool:
         found = self._measured.after(self._measurements.get(), BATCH)
@@ -131,29 +148,37 @@ class _Cursor:
 class _Store:
     """MLflow's side: everything is looked up by our own tags first, so writing twice writes once."""
 
-    def __init__(self, uri: str, artifacts: str | None, name: str, federation_id: str):
+    def __init__(self, uri: str, artifacts: str | None, name: str, federation_id: str, database: Path | None):
         self._client = _client(uri)
-        self._federation_id = federation_id
+        self._federation_id, self._database = federation_id, database
         self._versions = self._experiment(f"{name}/versions", artifacts)
         self._workers = self._experiment(f"{name}/workers", artifacts)
 
     def write_version(self, version: Version) -> None:
+        """A run for each update that was merged in it; one for a version that is no merge."""
+        for record in version.records:
+            self._write(version, record)
+
+    def _write(self, version: Version, r: Record) -> None:
         from mlflow.entities import Metric
 
-        r = version.record
+        kind = VersionKind.Name(r.kind).removeprefix("VERSION_KIND_").lower()
         tags = {
             "fedshare.version": str(version.version),
             "fedshare.parent": str(version.parent),
             "fedshare.generation": str(version.generation),
             "fedshare.digest": version.digest,
+            "fedshare.kind": kind,
+            "fedshare.note": r.note,
             "fedshare.task": r.task,
             "fedshare.worker": r.worker,
             "fedshare.update_id": r.update_id,
             "fedshare.base_version": str(r.base_version),
         }
         at = int(version.created_at * 1000)
-        key = {"fedshare.version": tags["fedshare.version"]}
-        run_id = self._run(self._versions, key, f"v{version.version} {r.task}", at)
+        key = {name: tags[name] for name in ("fedshare.version", "fedshare.update_id")}
+        merged = kind == "merge"
+        run_id = self._run(self._versions, key, f"v{version.version} {(r.task or 'erased') if merged else kind}", at)
         values = {
             "relative_error": r.relative_error,
             "relative_error_max": r.relative_error_max,
@@ -169,8 +194,35 @@ class _Store:
         self._client.log_batch(
             run_id, metrics=[Metric(k, v, at, version.version) for k, v in values.items()], tags=_tags(tags)
         )
-        self._client.log_inputs(run_id, datasets=[_contributor(version)])
+        if r.task:
+            self._client.log_inputs(run_id, datasets=[_contributor(r)])
         self._client.set_terminated(run_id, end_time=at)
+
+    def erase(self, update_ids: set[str], contributors: set[tuple[str, str]]) -> None:
+        """Delete the runs that say more of these updates than their id, and those of workers other than these."""
+        gone = [
+            run.info.run_id
+            for run in self._runs(self._versions)
+            if run.data.tags.get("fedshare.task") and run.data.tags.get("fedshare.update_id") in update_ids
+        ]
+        gone += [
+            run.info.run_id
+            for run in self._runs(self._workers)
+            if (run.data.tags.get("fedshare.worker"), run.data.tags.get("fedshare.task")) not in contributors
+        ]
+        for run_id in gone:
+            self._client.delete_run(run_id)
+        if self._database is not None:
+            erase_runs(self._database, gone)
+
+    def _runs(self, experiment_id: str) -> Iterator[Run]:
+        where, token = f"tags.`fedshare.federation_id` = '{self._federation_id}'", None
+        while True:
+            page = self._client.search_runs([experiment_id], where, page_token=token)
+            yield from page
+            token = page.token
+            if not token:
+                return
 
     def write_measurements(self, measurements: list[Measurement]) -> None:
         from mlflow.entities import Metric
@@ -219,9 +271,8 @@ def _tags(tags: dict[str, str]) -> list[Any]:
     return [RunTag(key, value) for key, value in tags.items()]
 
 
-def _contributor(version: Version) -> Any:
+def _contributor(r: Record) -> Any:
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
-    r = version.record
     dataset = Dataset(f"{r.task}@{r.worker}", f"base-v{r.base_version}", "fedshare", f"update {r.update_id}")
     return DatasetInput(dataset, [InputTag("mlflow.data.context", "contributor")])

@@ -45,6 +45,12 @@ class Measured:
         query = select(metrics)
         return self._read(query.where(metrics.c.task == task) if task else query, READ_MAX)
 
+    def contributors(self) -> set[tuple[str, str]]:
+        """(worker, task) of everything that is kept."""
+        with self._engine.connect() as connection:
+            rows = connection.execute(select(metrics.c.worker, metrics.c.task).distinct()).all()
+        return {(row.worker, row.task) for row in rows}
+
     def after(self, id: int, limit: int) -> list[Measurement]:
         return self._read(select(metrics).where(metrics.c.id > id), limit)
 

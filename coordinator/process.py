@@ -12,9 +12,11 @@ from time import time
 
 import torch
 
+from coordinator.bases import Bases
 from coordinator.broadcast import Broadcast
 from coordinator.catalog import Catalog
 from coordinator.errors import CoordinatorError
+from coordinator.history import History
 from coordinator.home import Home, open_home
 from coordinator.integrate import Announcement, Integrator
 from coordinator.journal import Journal
@@ -45,11 +47,17 @@ def serve(
     host = f"[{host}]" if ":" in host else host
     torch.set_num_threads(MERGE_THREADS)
     with open_home(folder, wanted) as home:
-        asyncio.run(_serve(home, host, port, lineage, tracking_uri))
+        asyncio.run(_serve_until_signal(home, host, port, lineage, tracking_uri))
 
 
-async def _serve(home: Home, host: str, port: int, with_lineage: bool, tracking_uri: str) -> None:
-    stop = _stop_on_signals()
+async def _serve_until_signal(home: Home, host: str, port: int, with_lineage: bool, tracking_uri: str) -> None:
+    await serve_home(home, _stop_on_signals(), host, port, with_lineage, tracking_uri)
+
+
+async def serve_home(
+    home: Home, stop: asyncio.Event, host: str, port: int, with_lineage: bool = True, tracking_uri: str = ""
+) -> None:
+    """Serve an open home until `stop` is set, then finish the entry at hand."""
     catalog, journal = Catalog(home.engine), Journal(home.engine)
     members, measured = Members(home.engine), Measured(home.engine)
     catalog.ensure_root(home.spec.federation_id, time())
@@ -59,10 +67,12 @@ async def _serve(home: Home, host: str, port: int, with_lineage: bool, tracking_
         broadcast.announce(announcement)
         lineage.wake()
 
-    integrator = Integrator(home.spec, journal, catalog, home.blobs, announce)
+    bases = Bases(catalog, home.blobs)
+    history = History(journal, catalog, home.blobs, bases)
+    integrator = Integrator(home.spec, home.engine, history, announce)
     broadcast = Broadcast(integrator.announcement, asyncio.get_running_loop())
-    receiver = Receiver(home.spec, journal, catalog, home.blobs, lambda: integrator.basis, integrator.wake)
-    service = Service(home.spec, members, journal, catalog, measured, home.blobs, receiver, broadcast, lineage)
+    receiver = Receiver(home.spec, journal, bases, home.blobs, integrator.wake)
+    service = Service(home.spec, members, history, measured, receiver, broadcast, lineage)
     edge = Edge(service, host, port)
     await edge.start()
     integrator.start()

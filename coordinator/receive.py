@@ -10,12 +10,12 @@ from time import time
 from sqlalchemy.exc import OperationalError
 
 from coordinator import admit
+from coordinator.bases import Bases
 from coordinator.blobs import Blobs
-from coordinator.catalog import Catalog
 from coordinator.errors import Refused
 from coordinator.journal import Decision, Journal, Submission
 from protos.fedshare.v1 import federation_pb2 as pb
-from share_algo import AlgebraError, Basis, Update
+from share_algo import AlgebraError, Update
 from share_algo.codec import decode_update
 
 log = logging.getLogger(__name__)
@@ -24,19 +24,27 @@ DISK_FULL = "the coordinator's disk is full: nothing was kept"
 
 
 class Receiver:
-    """`basis` gives the newest visible basis; `arrived` is called after each new journal entry."""
+    """`arrived` is called after each new journal entry."""
 
     def __init__(
         self,
         spec: pb.FederationSpec,
         journal: Journal,
-        catalog: Catalog,
+        bases: Bases,
         blobs: Blobs,
-        basis: Callable[[], Basis],
         arrived: Callable[[], None],
     ):
-        self.spec, self._journal, self._catalog, self._blobs = spec, journal, catalog, blobs
-        self._basis, self._arrived = basis, arrived
+        self.spec, self._journal, self._bases, self._blobs = spec, journal, bases, blobs
+        self._arrived = arrived
+
+    def command(self, request: pb.CommandRequest) -> tuple[Decision, bool]:
+        """Journaled, to be carried out in its turn. Returns (decision, was it here before)."""
+        admit.command(request)
+        decision, repeated = self._journal.command(request, time())
+        log.info("received command=%s position=%d kind=%s", request.command_id, decision.position,
+                 request.WhichOneof("command"))  # fmt: skip
+        self._arrived()
+        return decision, repeated
 
     def expect(self, header: pb.UpdateHeader) -> Decision | None:
         """Before any chunk is read: the first verdict if this update is here already, or a refusal."""
@@ -45,19 +53,12 @@ class Receiver:
 
     def accept(self, header: pb.UpdateHeader, blob: bytes) -> tuple[Decision, bool]:
         """The whole blob has come and has its digest. Returns (decision, was it here before)."""
-        base = self._catalog.get(header.base_version)
-        if base is None:
-            raise Refused(
-                pb.OUTCOME_REFUSED_BASE_VERSION,
-                f"version {header.base_version} does not exist in this federation",
-            )
-        basis = self._basis()
-        if len(basis.blocks) < base.blocks:  # it is on disk, and in memory in an instant
-            raise Refused(pb.OUTCOME_RETRY_BUSY, f"version {base.version} is becoming visible just now")
-        admit.update(self.spec, _decoded(blob), basis.prefix(base.blocks))
+        base = self._bases.of(header.base_version)
+        admit.update(self.spec, _decoded(blob), base)
         try:
-            self._blobs.put(blob)
-            decision, repeated = self._journal.append(_submission(header), time())
+            with self._blobs.holding(header.digest):
+                self._blobs.put(blob)
+                decision, repeated = self._journal.append(_submission(header), time())
         except (OSError, OperationalError) as error:
             if disk_is_full(error):
                 raise Refused(pb.OUTCOME_RETRY_DISK_FULL, DISK_FULL) from None

@@ -13,12 +13,11 @@ from typing import Any
 import grpc
 from sqlalchemy.exc import OperationalError
 
-from coordinator import admit, story, views
-from coordinator.blobs import Blobs
+from coordinator import admit, replay, story, views
 from coordinator.broadcast import Broadcast
-from coordinator.catalog import Catalog
 from coordinator.errors import CoordinatorError, Refused, is_transient
-from coordinator.journal import Decision, Journal
+from coordinator.history import History
+from coordinator.journal import Decision
 from coordinator.measured import Measured
 from coordinator.members import Members
 from coordinator.receive import DISK_FULL, Receiver, disk_is_full
@@ -48,16 +47,15 @@ class Service(FederationServicer):
         self,
         spec: pb.FederationSpec,
         members: Members,
-        journal: Journal,
-        catalog: Catalog,
+        history: History,
         measured: Measured,
-        blobs: Blobs,
         receiver: Receiver,
         broadcast: Broadcast,
         lineage: views.LineageView,
     ):
-        self._spec, self._members, self._journal, self._catalog = spec, members, journal, catalog
-        self._measured, self._blobs, self._receiver, self._broadcast = measured, blobs, receiver, broadcast
+        self._spec, self._members, self._history, self._measured = spec, members, history, measured
+        self._journal, self._catalog, self._blobs = history.journal, history.catalog, history.blobs
+        self._receiver, self._broadcast = receiver, broadcast
         self._lineage = lineage
         self._submits = 0
 
@@ -82,7 +80,7 @@ class Service(FederationServicer):
                 version=head.version,
                 parent=head.parent,
                 digest=head.digest,
-                task=head.record.task,
+                task=head.task,
                 consumed_position=newest.consumed,
             )
 
@@ -113,11 +111,18 @@ class Service(FederationServicer):
 
     async def Versions(self, request: pb.VersionsRequest, context: Any) -> pb.VersionsReply:
         versions = await _answer(context, self._catalog.records, request.first, request.limit)
-        return pb.VersionsReply(versions=[views.record(v) for v in versions])
+        return pb.VersionsReply(versions=[record for v in versions for record in views.records(v)])
 
     async def Metrics(self, request: pb.MetricsRequest, context: Any) -> pb.MetricsReply:
         found = await _answer(context, self._measured.of_task, request.task)
         return pb.MetricsReply(metrics=[views.metric(m) for m in found])
+
+    async def Command(self, request: pb.CommandRequest, context: Any) -> pb.Receipt:
+        decision, repeated = await _answer(context, self._receiver.command, request)
+        return _receipt(decision, repeated=repeated)
+
+    async def Replay(self, request: pb.ReplayRequest, context: Any) -> pb.ReplayReply:
+        return await _answer(context, replay.compare, self._history, self._spec)
 
     def _join(self, request: pb.JoinRequest) -> pb.JoinReply:
         admit.name("worker", request.worker)
@@ -131,7 +136,7 @@ class Service(FederationServicer):
             federation_id=self._spec.federation_id,
             incarnation=incarnation,
             head=self._catalog.head().version,
-            learned=views.verdict(newest) if newest else None,
+            learned=views.verdict(newest, self._catalog) if newest else None,
         )
 
     async def _submit(self, header: pb.UpdateHeader, requests: AsyncIterator[pb.SubmitRequest]) -> pb.Receipt:

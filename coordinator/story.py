@@ -8,7 +8,7 @@ from coordinator.catalog import Catalog
 from coordinator.errors import Refused
 from coordinator.journal import Decision, Journal, Position
 from coordinator.measured import Measured
-from coordinator.views import verdict
+from coordinator.views import merge_of, verdict
 from protos.fedshare.v1 import federation_pb2 as pb
 
 PREFIX_MIN = 6
@@ -24,38 +24,41 @@ def tell(id_prefix: str, journal: Journal, catalog: Catalog, measured: Measured)
             f"{what} an id that starts with {id_prefix[:40]!r} (give {PREFIX_MIN} or more digits of it)",
         )
     position, decision = found[0]
-    events = [_received(position), *_decided(decision, catalog), *_measured(position, decision, measured)]
+    verdicts = [*journal.past(position.position), *([decision] if decision.decided_at is not None else [])]
+    events = [_received(position), *(_decided(v, catalog) for v in verdicts), *_measured(position, decision, measured)]
     return pb.StoryReply(
-        update_id=decision.update_id, events=sorted(events, key=lambda e: e.at), verdict=verdict(decision)
+        update_id=decision.update_id, events=sorted(events, key=lambda e: e.at), verdict=verdict(decision, catalog)
     )
 
 
 def _received(position: Position) -> pb.StoryEvent:
     s = position.submission
-    return pb.StoryEvent(
-        at=position.received_at,
-        what="received",
-        detail=f"{s.nbytes:,} bytes for task {s.task} from {s.worker} (incarnation {s.incarnation}),"
-        f" made for version {s.base_version}; journaled at position {position.position}",
-    )
-
-
-def _decided(decision: Decision, catalog: Catalog) -> Iterator[pb.StoryEvent]:
-    if decision.decided_at is None:
-        return
-    if decision.outcome == pb.OUTCOME_SKIPPED:
-        yield pb.StoryEvent(at=decision.decided_at, what="skipped", detail=decision.reason)
-        return
-    version = catalog.get(decision.version)
-    if version is not None:
-        r = version.record
-        yield pb.StoryEvent(
-            at=decision.decided_at,
-            what="merged",
-            detail=f"into version {version.version} (parent {version.parent}, staleness {r.staleness});"
-            f" relative error {r.relative_error:.1e}; {r.new_out} out and {r.new_in} in directions added,"
-            f" the basis has {r.basis_out} and {r.basis_in}",
+    if position.command is not None:
+        detail = f"the command to {position.command.WhichOneof('command')}"
+    elif not s.worker:
+        detail = f"{s.nbytes:,} bytes"
+    else:
+        detail = (
+            f"{s.nbytes:,} bytes for task {s.task} from {s.worker} (incarnation {s.incarnation}),"
+            f" made for version {s.base_version}"
         )
+    journaled = f"{detail}; journaled at position {position.position}"
+    return pb.StoryEvent(at=position.received_at, what="received", detail=journaled)
+
+
+def _decided(decision: Decision, catalog: Catalog) -> pb.StoryEvent:
+    what = pb.Outcome.Name(decision.outcome).removeprefix("OUTCOME_").lower()
+    detail = decision.reason
+    r = merge_of(decision, catalog)
+    if r is not None and r.kind == pb.VERSION_KIND_MERGE:
+        detail = (
+            f"into version {decision.version} (staleness {r.staleness});"
+            f" relative error {r.relative_error:.1e}; {r.new_out} out and {r.new_in} in directions added,"
+            f" the basis has {r.basis_out} and {r.basis_in}"
+        )
+    elif decision.version:
+        detail = f"{detail} (version {decision.version})"
+    return pb.StoryEvent(at=decision.decided_at or 0.0, what=what, detail=detail)
 
 
 def _measured(position: Position, decision: Decision, measured: Measured) -> Iterator[pb.StoryEvent]:

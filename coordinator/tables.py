@@ -1,8 +1,10 @@
 """The SQLite file of a coordinator: its tables, and how it is opened. Who changes a table adds a migration.
 
 federation   one row: what this home is for                      members      who joined, newest incarnation
-journal      every update with a receipt, in order, for ever     verdicts     what became of each
+journal      every update and command with a receipt, in order   verdicts     what has become of each
+commands     what a command asks for                             past_verdicts     what a verdict was before
 versions     one row a version, immutable                        blocks, entries   which blobs a version is made of
+gone         versions of which only the record is left           restated     what stands in for a journaled blob
 metrics      what workers measured                               cursors      how far each reader has come
 
 An entry belongs to versions  version_from <= v < version_until (NULL: still), so a merge writes O(1) rows
@@ -71,9 +73,32 @@ verdicts = Table(
     metadata,
     Column("position", ForeignKey("journal.position"), primary_key=True),
     Column("outcome", Integer, nullable=False),
-    Column("version", Integer, nullable=False),  # 0 unless merged
+    Column("version", Integer, nullable=False),  # that it is in, or that took it back; 0 where there is none
     Column("reason", String, nullable=False),
     Column("decided_at", Float, nullable=False),
+)
+past_verdicts = Table(
+    "past_verdicts",
+    metadata,
+    Column("position", ForeignKey("journal.position"), primary_key=True),
+    Column("ordinal", Integer, primary_key=True),  # 0, 1, 2 ... the first verdict, the second ...
+    Column("outcome", Integer, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("reason", String, nullable=False),
+    Column("decided_at", Float, nullable=False),
+)
+commands = Table(
+    "commands",
+    metadata,
+    Column("position", ForeignKey("journal.position"), primary_key=True),
+    Column("request", String, nullable=False),  # CommandRequest as protobuf JSON
+)
+restated = Table(
+    "restated",
+    metadata,
+    Column("position", ForeignKey("journal.position"), primary_key=True),
+    Column("digest", String, nullable=False),  # the same update, made for version 0
+    Column("nbytes", Integer, nullable=False),
 )
 versions = Table(
     "versions",
@@ -81,10 +106,10 @@ versions = Table(
     Column("version", Integer, primary_key=True),
     Column("parent", Integer, nullable=False),
     Column("generation", Integer, nullable=False),
-    Column("position", Integer, unique=True),  # NULL for version 0: an update is in a version once
+    Column("position", Integer, unique=True),  # journal entry it was made for; NULL for version 0
     Column("blocks", Integer, nullable=False),  # how many of its generation's blocks are its basis
     Column("digest", String, nullable=False),
-    Column("record", JSON, nullable=False),  # transition.Record
+    Column("record", JSON, nullable=False),  # a list of transition.Record, one for each update
     Column("created_at", Float, nullable=False),
 )
 blocks = Table(
@@ -94,6 +119,12 @@ blocks = Table(
     Column("ordinal", Integer, primary_key=True),  # 0, 1, 2 ...
     Column("digest", String, nullable=False),
     Column("nbytes", Integer, nullable=False),
+)
+gone = Table(
+    "gone",
+    metadata,
+    Column("version", ForeignKey("versions.version"), primary_key=True),
+    Column("why", String, nullable=False),  # erased
 )
 entries = Table(
     "entries",
@@ -126,7 +157,8 @@ cursors = Table(
 
 
 def open_database(path: Path) -> Engine:
-    """Open or create the file, with this release's schema: WAL, every commit is on disk when it returns.
+    """Open or create the file, with this release's schema: WAL, every commit is on disk when it returns, and what is
+    deleted is overwritten (secure_delete).
 
     Transactions of `writer(engine)` take the write lock when they begin, so that what they read is still true
     when they write; those of the engine itself read one consistent state and block nobody.
@@ -136,7 +168,7 @@ def open_database(path: Path) -> Engine:
     @event.listens_for(engine, "connect")
     def _on_connect(connection, _record):  # type: ignore[no-untyped-def]
         connection.isolation_level = None  # SQLAlchemy's own BEGIN below, not the driver's
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
             connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from protos.fedshare.v1.federation_pb2 import VERSION_KIND_MERGE, VersionKind
 from share_algo import Adapter, AlgebraError, Appended, Basis, Block, TaskEntry, Update, append, lift
 
 FLOAT32_BYTES = 4
@@ -20,22 +21,27 @@ class State:
 
 @dataclass(frozen=True)
 class Arrived:
-    """One update from the journal. `base_blocks`: how many blocks the basis of its base version has."""
+    """One update from the journal. base: the basis that it is made for. staleness: versions since its base version."""
 
     position: int
     update_id: str
     worker: str
     task: str
     base_version: int
-    base_blocks: int
+    staleness: int
+    base: Basis
     update: Update
     nbytes: int
+    labels: Sequence[str]
     metrics: Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class Record:
-    """Where a version came from and what it cost; field by field as in federation.proto's VersionRecord."""
+    """Where a version came from and what it cost; field by field as in federation.proto's VersionRecord.
+
+    Of a version that is no merge: update_id is the command's, and beside the basis only kind and note say something.
+    """
 
     position: int = 0
     task: str = ""
@@ -52,6 +58,8 @@ class Record:
     bytes_sent: int = 0
     bytes_lora: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
+    kind: VersionKind = VERSION_KIND_MERGE
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -69,18 +77,18 @@ class Skipped:
 def step(state: State, arrived: Arrived, tolerance: float, rank: int) -> tuple[State, Merged | Skipped]:
     """Merge one update into the state. On Skipped the state is the one that was handed in."""
     try:
-        adapter = lift(arrived.update, state.basis.prefix(arrived.base_blocks))
+        adapter = lift(arrived.update, arrived.base)
         appended = append(state.basis, adapter, tolerance=tolerance)
     except AlgebraError as error:
         return state, Skipped(str(error))
     block = appended.update.block
     grown = state.basis.grown(block) if block else state.basis
-    record = _record(state, arrived, appended, bytes_lora=_bytes_as_lora(adapter, rank))
+    record = _record(arrived, appended, bytes_lora=_bytes_as_lora(adapter, rank))
     merged = Merged(block, appended.update.entry, record)
     return State(state.head + 1, grown), merged
 
 
-def _record(state: State, arrived: Arrived, appended: Appended, *, bytes_lora: int) -> Record:
+def _record(arrived: Arrived, appended: Appended, *, bytes_lora: int) -> Record:
     modules = appended.modules.values()
     return Record(
         position=arrived.position,
@@ -88,7 +96,7 @@ def _record(state: State, arrived: Arrived, appended: Appended, *, bytes_lora: i
         worker=arrived.worker,
         update_id=arrived.update_id,
         base_version=arrived.base_version,
-        staleness=state.head - arrived.base_version,
+        staleness=arrived.staleness,
         relative_error=appended.relative_error,
         relative_error_max=max(m.relative_error for m in modules),
         new_out=max(m.new_out for m in modules),

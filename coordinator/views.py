@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Protocol
 
-from coordinator.catalog import BlobName, Catalog, Version
+from coordinator.catalog import Catalog, Version
+from coordinator.draft import BlobName
 from coordinator.errors import Refused
 from coordinator.journal import Decision, Journal
 from coordinator.measured import Measurement
 from coordinator.members import Members
+from coordinator.transition import Record
 from protos.fedshare.v1 import federation_pb2 as pb
 
 
@@ -23,11 +25,13 @@ class LineageView(Protocol):
 
 
 def existing(catalog: Catalog, number: int) -> Version:
-    """Raises Refused when there is no such version."""
+    """Raises Refused when there is no such version, or none that can be read."""
     version = catalog.get(number)
     if version is None:
         newest = catalog.head().version
         raise Refused(pb.OUTCOME_REFUSED_BASE_VERSION, f"there is no version {number}: the newest is {newest}")
+    if version.gone:
+        raise Refused(pb.OUTCOME_REFUSED_BASE_GONE, f"version {number} was {version.gone}: only its record is left")
     return version
 
 
@@ -77,11 +81,18 @@ def status(
         bytes_tasks=sum(t.blob.nbytes for t in catalog.tasks_of(head)),
         lineage=lineage.uri,
         lineage_behind=lineage.behind(),
+        reverted=counts[pb.OUTCOME_REVERTED],
+        erased=counts[pb.OUTCOME_ERASED],
     )
 
 
-def record(version: Version) -> pb.VersionRecord:
-    fields = asdict(version.record)
+def records(version: Version) -> list[pb.VersionRecord]:
+    """One for each update that was merged in it; one for a version that is no merge."""
+    return [_record(version, record) for record in version.records or [Record(kind=pb.VERSION_KIND_UNSPECIFIED)]]
+
+
+def _record(version: Version, record: Record) -> pb.VersionRecord:
+    fields = asdict(record)
     del fields["position"]
     return pb.VersionRecord(
         version=version.version,
@@ -89,6 +100,7 @@ def record(version: Version) -> pb.VersionRecord:
         generation=version.generation,
         digest=version.digest,
         created_at=version.created_at,
+        gone=version.gone,
         **fields,
     )
 
@@ -97,14 +109,23 @@ def metric(m: Measurement) -> pb.Metric:
     return pb.Metric(worker=m.worker, task=m.task, version=m.version, name=m.name, value=m.value, at=m.at)
 
 
-def verdict(decision: Decision) -> pb.Verdict:
+def verdict(decision: Decision, catalog: Catalog) -> pb.Verdict:
+    merged = merge_of(decision, catalog)
     return pb.Verdict(
         update_id=decision.update_id,
         outcome=decision.outcome,
         reason=decision.reason,
         position=decision.position,
         version=decision.version,
+        relative_error=merged.relative_error if merged else 0.0,
     )
+
+
+def merge_of(decision: Decision, catalog: Catalog) -> Record | None:
+    """How the update was merged in the version that the decision names."""
+    version = catalog.get(decision.version) if decision.version else None
+    found = [r for r in version.records if r.position == decision.position] if version else []
+    return found[0] if found else None
 
 
 def _ref(name: BlobName) -> pb.BlobRef:

@@ -54,7 +54,7 @@ def collect(client: Client) -> Results:
     measured: dict[tuple[str, str], dict[int, float]] = {}
     for m in client.metrics():
         measured.setdefault((m.task, m.name), {})[m.version] = m.value
-    newest = {r.task: r for r in client.versions() if r.version}
+    newest = {r.task: r for r in client.versions() if r.task}
     tasks = [
         TaskResult(
             task=r.task,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from parts import WORDS, Coordinator, Walk, federation_text, sentences, small_home, write_task_file
+from parts import WORDS, Coordinator, CoordinatorHere, Walk, federation_text, sentences, small_home, write_task_file
 
 from protos.fedshare.v1 import federation_pb2 as pb
 
@@ -90,6 +90,13 @@ def tiny_spec(federation_toml: Path) -> pb.FederationSpec:
 def small(tmp_path: Path) -> Iterator[Coordinator]:
     """A coordinator of one test's own, for updates made by hand."""
     with Coordinator(small_home(tmp_path / "home"), "--no-lineage") as coordinator:
+        yield coordinator
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Iterator[CoordinatorHere]:
+    """The same in this process: for tests that kill nothing."""
+    with CoordinatorHere(small_home(tmp_path / "home")) as coordinator:
         yield coordinator
 
 

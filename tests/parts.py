@@ -5,12 +5,14 @@ Nothing here stands in for anything: sockets, SQLite files, processes and signal
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import os
 import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -23,10 +25,13 @@ import numpy as np
 import safetensors.numpy
 import torch
 
+from coordinator.bases import Bases
 from coordinator.catalog import Catalog
+from coordinator.history import History
 from coordinator.home import Home, open_home
 from coordinator.journal import Journal
 from coordinator.members import Members
+from coordinator.process import serve_home
 from coordinator.receive import Receiver
 from protos.chunks import cut, digest_of
 from protos.fedshare.v1 import federation_pb2 as pb
@@ -165,6 +170,44 @@ class Coordinator:
         return (self.home / "address").exists()
 
 
+class CoordinatorHere(Coordinator):
+    """The same in a thread of this process, which starts at once: for tests that kill nothing."""
+
+    def __init__(self, home: Path):
+        super().__init__(home)
+        self._thread: threading.Thread | None = None
+
+    def __exit__(self, *_: object) -> None:
+        if self.running:
+            self.stop()
+
+    @property
+    def running(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
+    def start(self) -> None:
+        self._loop, self._asked_to_stop = asyncio.new_event_loop(), asyncio.Event()
+        self._thread = threading.Thread(target=self._serve, name="coordinator")
+        self._thread.start()
+        until(self._has_address, "the coordinator serves", START_SECONDS_MAX)
+        self.address = (self.home / "address").read_text()
+        self.port = int(self.address.rpartition(":")[2])
+
+    def stop(self, number: int = signal.SIGINT) -> int:
+        self._loop.call_soon_threadsafe(self._asked_to_stop.set)
+        self._thread.join(STOP_SECONDS_MAX)
+        return int(self.running)
+
+    def log(self) -> str:
+        return "it runs in this process"
+
+    def _serve(self) -> None:
+        with open_home(self.home) as home:
+            serving = serve_home(home, self._asked_to_stop, "127.0.0.1", self.port, with_lineage=False)
+            self._loop.run_until_complete(serving)
+        self._loop.close()
+
+
 def small_home(folder: Path, spec: pb.FederationSpec | None = None) -> Path:
     with open_home(folder, spec or small_spec()):
         return folder
@@ -214,11 +257,29 @@ def journal_one(home: Path, seed: int) -> pb.UpdateHeader:
 def journal_blob(home: Home, blob: bytes, **changes: Any) -> pb.UpdateHeader:
     """Receive an update made for version 0 as a coordinator does, with nobody there to merge it."""
     header = honest_header(home.spec, blob, **changes)
-    receiver = Receiver(home.spec, Journal(home.engine), Catalog(home.engine), home.blobs, Basis, lambda: None)
+    receiver = Receiver(
+        home.spec, Journal(home.engine), Bases(Catalog(home.engine), home.blobs), home.blobs, lambda: None
+    )
     assert receiver.expect(header) is None
     decision, repeated = receiver.accept(header, blob)
     assert decision.outcome == pb.OUTCOME_QUEUED and not repeated
     return header
+
+
+def receiver_of(home: Home) -> Receiver:
+    history = history_of(home)
+    return Receiver(home.spec, history.journal, history.bases, home.blobs, lambda: None)
+
+
+def history_of(home: Home) -> History:
+    catalog = Catalog(home.engine)
+    return History(Journal(home.engine), catalog, home.blobs, Bases(catalog, home.blobs))
+
+
+def order(coordinator: Coordinator, command_id: str = "", **command: Any) -> pb.Verdict:
+    """Give a command and wait for what becomes of it: order(coordinator, rollback=pb.Rollback(version=3))."""
+    with coordinator.client() as client:
+        return client.command(pb.CommandRequest(command_id=command_id or uuid.uuid4().hex, **command))
 
 
 def flip_a_byte(file: Path) -> None:
@@ -293,6 +354,16 @@ def dense(manifest: pb.Manifest, blobs: Mapping[str, bytes], task: str) -> dict[
         P, Q = entry[f"P/{name}"], entry[f"Q/{name}"]
         found[name] = (out[:, : len(P)] @ P) @ (inn[:, : len(Q)] @ Q).T
     return found
+
+
+def spans(manifest: pb.Manifest, blobs: Mapping[str, bytes]) -> dict[str, np.ndarray]:
+    """The projectors on every module's out and in basis."""
+    blocks = [safetensors.numpy.load(blobs[ref.digest]) for ref in manifest.blocks]
+    sides = sorted({key for block in blocks for key in block})
+    columns = {
+        side: np.concatenate([b[side] for b in blocks if side in b], axis=1).astype(np.float64) for side in sides
+    }
+    return {side: X @ X.T for side, X in columns.items()}
 
 
 def dense_adapter(adapter: Adapter) -> dict[str, np.ndarray]:

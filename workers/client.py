@@ -6,6 +6,7 @@ leaves this file.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar
 
@@ -29,6 +30,8 @@ CALL_SECONDS_MAX = 30.0
 TRANSFER_SECONDS_MAX = 600.0
 WATCH_SECONDS_MAX = 60.0
 """A watch is opened anew after this long; nothing is missed, the newest version comes first."""
+COMMAND_SECONDS_MAX = 3600.0
+"""A forget and a replay merge the whole journal once more."""
 PAUSE_SECONDS_MAX = 5.0
 """Longest pause between two tries."""
 OPTIONS = [
@@ -81,7 +84,7 @@ class Client:
         receipt = self._patiently(once)
         if receipt.outcome == pb.OUTCOME_REFUSED_INCARNATION:
             raise Superseded(receipt.reason)
-        if receipt.outcome not in (pb.OUTCOME_QUEUED, pb.OUTCOME_MERGED, pb.OUTCOME_SKIPPED):
+        if not receipt.position:
             raise Refusal(receipt.reason)
         return receipt
 
@@ -129,6 +132,22 @@ class Client:
             found.extend(page)
             first = page[-1].version + 1
         return found
+
+    def command(self, request: pb.CommandRequest) -> pb.Verdict:
+        """Give the one writer a command, and wait for what becomes of it: at most COMMAND_SECONDS_MAX."""
+        position = self._unary(self._stub.Command, request).position
+        deadline = time.monotonic() + COMMAND_SECONDS_MAX
+        while time.monotonic() < deadline:
+            for notice in self.watch():
+                if notice.consumed_position >= position:
+                    return self.story(request.command_id).verdict
+        raise WorkerError(
+            f"command {request.command_id} is journaled, but not carried out within {COMMAND_SECONDS_MAX:.0f} s:"
+            f" ask with fedshare story {request.command_id[:12]}"
+        )
+
+    def replay(self) -> pb.ReplayReply:
+        return self._patiently(lambda: self._stub.Replay(pb.ReplayRequest(), timeout=COMMAND_SECONDS_MAX))
 
     def metrics(self, task: str = "") -> list[pb.Metric]:
         return list(self._unary(self._stub.Metrics, pb.MetricsRequest(task=task)).metrics)

@@ -181,9 +181,9 @@ class Life:
             raise
         self._now("waiting for the merge", detail="")
         verdict = self._verdict(receipt)
-        if verdict.outcome == pb.OUTCOME_SKIPPED:
+        if verdict.outcome != pb.OUTCOME_MERGED:
             self.home.set_aside(parcel)
-            raise Refusal(f"update {parcel.header.update_id} was received but could not be merged: {verdict.reason}")
+            raise Refusal(f"update {parcel.header.update_id} was received but is not in a version: {verdict.reason}")
         self._evaluate(verdict.version, parcel.header.metrics, parcel.trained_logits())
         self.home.outbox.done(parcel)
 
@@ -201,12 +201,19 @@ class Life:
             last = not self._stay()
             newest = self._head() if last else self.watcher.newest.version
             if newest > self.progress.version and (last or self.plan.evaluate_every):
-                self._evaluate(newest)
+                self._evaluate_if_there(newest)
             elif last:
                 return
             else:
                 self._now("watching")
                 self.watcher.wait(lambda n, seen=newest: n.version > seen, POLL_SECONDS)
+
+    def _evaluate_if_there(self, version: int) -> None:
+        """A version may be without this task: it was rolled back or forgotten."""
+        try:
+            self._evaluate(version)
+        except Refusal as refusal:
+            self._now(version=version, accuracy=None, detail=str(refusal))
 
     def _head(self) -> int:
         """Asked, not watched: a notice may still be on its way."""

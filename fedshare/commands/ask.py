@@ -1,9 +1,10 @@
-"""Commands that ask a running coordinator: status, versions, show, story."""
+"""Commands that ask a running coordinator: status, versions, show, diff, story."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,9 +17,11 @@ from fedshare import options
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
+    from protos.fedshare.v1 import federation_pb2 as pb
+
 
 def add_to(app: typer.Typer) -> None:
-    for command in (status, versions, show, story):
+    for command in (status, versions, show, diff, story):
         app.command(rich_help_panel="Ask a coordinator")(command)
 
 
@@ -37,7 +40,7 @@ def status(coordinator: options.Coordinator = options.DEFAULT_COORDINATOR, as_js
             f"{reply.spec.name} ({reply.spec.federation_id[:8]}), base model {reply.spec.base.name}",
         ),
         ("head", f"version {reply.head}"),
-        ("updates", f"{reply.merged} merged, {reply.queued} queued, {reply.skipped} skipped"),
+        ("updates", _counts(reply)),
         ("kept", f"{reply.bytes_basis:,} bytes of basis, {reply.bytes_tasks:,} of coefficients and heads"),
         ("lineage", f"{reply.lineage or 'off'}{behind}"),
     ):
@@ -54,11 +57,11 @@ def versions(coordinator: options.Coordinator = options.DEFAULT_COORDINATOR, as_
     with _client(coordinator) as client:
         records = client.versions()
     if as_json:
-        print(json.dumps([_as_dict(r) for r in records]))
+        print(json.dumps([as_dict(r) for r in records]))
         return
     headings = ("version", "task", "worker", "base", "stale", "error", "basis", "bytes", "made")
     rows = (
-        (r.version, r.task, r.worker, r.base_version, r.staleness, f"{r.relative_error:.0e}",
+        (r.version, r.task or _instead(r), r.worker, r.base_version, r.staleness, f"{r.relative_error:.0e}",
          f"{r.basis_out}+{r.basis_in}", f"{r.bytes_sent:,}", _time(r.created_at)[5:16])
         for r in records if r.version
     )  # fmt: skip
@@ -73,17 +76,41 @@ def show(
     """One version: what it is made of, and where it came from."""
     with _client(coordinator) as client:
         manifest, _ = client.fetch(version, every_task=True, manifest_only=True)
-        record = client.versions(first=version)[0]
+        records = [as_dict(r) for r in client.versions(first=version) if r.version == version]
     if as_json:
-        print(json.dumps({**_as_dict(record), "manifest": _as_dict(manifest)}))
+        print(json.dumps({**records[-1], "manifest": as_dict(manifest), "records": records}))
         return
     console = Console()
-    for name, value in _as_dict(record).items():
+    for name, value in ((name, value) for record in records for name, value in record.items()):
         console.print(f"{name:<20} {value}", highlight=False, soft_wrap=True)
     basis = sum(b.nbytes for b in manifest.blocks)
     console.print(f"\nbasis: {len(manifest.blocks)} blocks, {basis:,} bytes; tasks:", highlight=False)
     rows = ((t.task, t.version, len(t.labels), f"{t.entry.nbytes:,}", t.entry.digest[:12]) for t in manifest.tasks)
     console.print(_table(("task", "since version", "labels", "bytes", "digest"), rows))
+
+
+def diff(
+    before: Annotated[int, typer.Argument(min=0, max=options.VERSION_MAX, help="Number of a version.")],
+    after: Annotated[int, typer.Argument(min=0, max=options.VERSION_MAX, help="Number of another.")],
+    coordinator: options.Coordinator = options.DEFAULT_COORDINATOR,
+    as_json: options.Json = False,
+) -> None:
+    """What differs between two versions: tasks that came, went or changed (by how much of dW), and the basis."""
+    from workers.compare import compare
+
+    with _client(coordinator) as client:
+        found = compare(client, before, after)
+    if as_json:
+        print(json.dumps(asdict(found)))
+        return
+    say = Console(highlight=False, soft_wrap=True).print
+    for name, tasks in (("came", found.came), ("went", found.went)):
+        say(f"{name:<10} {', '.join(tasks) or 'none'}")
+    changed = (f"{task} ({difference:.1e} of dW)" for task, difference in found.changed.items())
+    say(f"{'changed':<10} {', '.join(changed) or 'none'}")
+    say(f"{'the same':<10} {found.same} tasks")
+    alone = f"{found.blocks_before} and {found.blocks_after} in one only"
+    say(f"{'basis':<10} {found.blocks_shared} blocks in both, {alone}")
 
 
 def story(
@@ -103,6 +130,20 @@ def story(
         console.print(f"{_time(event.at)}  {event.what:<9} {event.detail}", highlight=False, soft_wrap=True)
 
 
+def _instead(record: pb.VersionRecord) -> str:
+    """What the table shows where a version learned no task that is still known."""
+    from protos.fedshare.v1 import federation_pb2 as pb
+
+    kind = pb.VersionKind.Name(record.kind).removeprefix("VERSION_KIND_").lower()
+    return "(erased)" if kind == "merge" else f"({kind})"
+
+
+def _counts(reply: pb.StatusReply) -> str:
+    always = f"{reply.merged} merged, {reply.queued} queued, {reply.skipped} skipped"
+    seldom = ((reply.reverted, "reverted"), (reply.erased, "erased"))
+    return ", ".join([always, *(f"{count} {name}" for count, name in seldom if count)])
+
+
 def _client(address: str):  # type: ignore[no-untyped-def]
     from workers.client import Client
 
@@ -118,7 +159,7 @@ def _table(headings: Iterable[str], rows: Iterable[Iterable[object]]) -> Table:
     return shown
 
 
-def _as_dict(message: Message) -> dict[str, Any]:
+def as_dict(message: Message) -> dict[str, Any]:
     """With numbers as numbers: protobuf's own JSON writes 64-bit ones as text."""
     from google.protobuf import json_format
 
@@ -144,7 +185,7 @@ def _numbers(value: dict[str, Any], message: Message) -> dict[str, Any]:
 
 
 def _print_json(message: Message) -> None:
-    print(json.dumps(_as_dict(message)))
+    print(json.dumps(as_dict(message)))
 
 
 def _time(seconds: float) -> str:

@@ -16,18 +16,18 @@ from parts import (
     dense,
     dense_adapter,
     flip_a_byte,
+    honest_blob,
+    honest_header,
     journal_one,
     random_adapter,
+    receiver_of,
     relative_error,
     small_home,
     until,
 )
 
-from coordinator.catalog import Catalog
 from coordinator.errors import Refused
 from coordinator.home import open_home
-from coordinator.journal import Journal
-from coordinator.receive import Receiver
 from protos.fedshare.v1 import federation_pb2 as pb
 from share_algo import Adapter, Basis
 
@@ -179,7 +179,7 @@ def test_entry_that_cannot_be_merged_is_skipped_with_its_reason_and_the_rest_goe
         assert [r.update_id for r in client.versions(1)] == [good.update_id]
 
 
-def test_update_for_a_version_that_is_not_in_memory_yet_may_be_sent_again(small: Coordinator):
+def test_update_for_a_version_that_is_not_in_memory_is_checked_against_the_disk(small: Coordinator):
     with RawWorker(small.address) as raw:
         raw.teach(random_adapter(raw.spec, 1))
         small.drained()
@@ -187,9 +187,9 @@ def test_update_for_a_version_that_is_not_in_memory_yet_may_be_sent_again(small:
         header = raw.header(blob, base)
         assert small.stop() == 0
     with open_home(small.home) as home:
-        catalog, journal = Catalog(home.engine), Journal(home.engine)
-        receiver = Receiver(home.spec, journal, catalog, home.blobs, Basis, lambda: None)
-        with pytest.raises(Refused, match="version 1 is becoming visible just now") as raised:
-            receiver.accept(header, blob)
-        assert raised.value.outcome == pb.OUTCOME_RETRY_BUSY
-        assert journal.counts()[pb.OUTCOME_QUEUED] == 0
+        decision, _ = receiver_of(home).accept(header, blob)
+        assert (decision.position, decision.outcome) == (2, pb.OUTCOME_QUEUED)
+        wrong = honest_blob(home.spec, random_adapter(home.spec, 3), Basis())
+        with pytest.raises(Refused, match="coefficients for") as raised:
+            receiver_of(home).accept(honest_header(home.spec, wrong, base_version=1), wrong)
+        assert raised.value.outcome == pb.OUTCOME_REFUSED_SHAPE

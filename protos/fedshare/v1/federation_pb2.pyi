@@ -12,6 +12,9 @@ class Outcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     OUTCOME_QUEUED: _ClassVar[Outcome]
     OUTCOME_MERGED: _ClassVar[Outcome]
     OUTCOME_SKIPPED: _ClassVar[Outcome]
+    OUTCOME_REVERTED: _ClassVar[Outcome]
+    OUTCOME_ERASED: _ClassVar[Outcome]
+    OUTCOME_DONE: _ClassVar[Outcome]
     OUTCOME_REFUSED_MALFORMED: _ClassVar[Outcome]
     OUTCOME_REFUSED_TOO_LARGE: _ClassVar[Outcome]
     OUTCOME_REFUSED_FEDERATION: _ClassVar[Outcome]
@@ -20,13 +23,24 @@ class Outcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     OUTCOME_REFUSED_INCARNATION: _ClassVar[Outcome]
     OUTCOME_REFUSED_SHAPE: _ClassVar[Outcome]
     OUTCOME_REFUSED_ID_REUSED: _ClassVar[Outcome]
+    OUTCOME_REFUSED_BASE_GONE: _ClassVar[Outcome]
     OUTCOME_RETRY_DISK_FULL: _ClassVar[Outcome]
     OUTCOME_RETRY_DIGEST: _ClassVar[Outcome]
     OUTCOME_RETRY_BUSY: _ClassVar[Outcome]
+
+class VersionKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    VERSION_KIND_UNSPECIFIED: _ClassVar[VersionKind]
+    VERSION_KIND_MERGE: _ClassVar[VersionKind]
+    VERSION_KIND_ROLLBACK: _ClassVar[VersionKind]
+    VERSION_KIND_FORGET: _ClassVar[VersionKind]
 OUTCOME_UNSPECIFIED: Outcome
 OUTCOME_QUEUED: Outcome
 OUTCOME_MERGED: Outcome
 OUTCOME_SKIPPED: Outcome
+OUTCOME_REVERTED: Outcome
+OUTCOME_ERASED: Outcome
+OUTCOME_DONE: Outcome
 OUTCOME_REFUSED_MALFORMED: Outcome
 OUTCOME_REFUSED_TOO_LARGE: Outcome
 OUTCOME_REFUSED_FEDERATION: Outcome
@@ -35,9 +49,14 @@ OUTCOME_REFUSED_BASE_VERSION: Outcome
 OUTCOME_REFUSED_INCARNATION: Outcome
 OUTCOME_REFUSED_SHAPE: Outcome
 OUTCOME_REFUSED_ID_REUSED: Outcome
+OUTCOME_REFUSED_BASE_GONE: Outcome
 OUTCOME_RETRY_DISK_FULL: Outcome
 OUTCOME_RETRY_DIGEST: Outcome
 OUTCOME_RETRY_BUSY: Outcome
+VERSION_KIND_UNSPECIFIED: VersionKind
+VERSION_KIND_MERGE: VersionKind
+VERSION_KIND_ROLLBACK: VersionKind
+VERSION_KIND_FORGET: VersionKind
 
 class DescribeRequest(_message.Message):
     __slots__ = ()
@@ -197,18 +216,20 @@ class Receipt(_message.Message):
     def __init__(self, update_id: _Optional[str] = ..., outcome: _Optional[_Union[Outcome, str]] = ..., is_transient: bool = ..., reason: _Optional[str] = ..., position: _Optional[int] = ..., repeated: bool = ..., version: _Optional[int] = ...) -> None: ...
 
 class Verdict(_message.Message):
-    __slots__ = ("update_id", "outcome", "reason", "position", "version")
+    __slots__ = ("update_id", "outcome", "reason", "position", "version", "relative_error")
     UPDATE_ID_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    RELATIVE_ERROR_FIELD_NUMBER: _ClassVar[int]
     update_id: str
     outcome: Outcome
     reason: str
     position: int
     version: int
-    def __init__(self, update_id: _Optional[str] = ..., outcome: _Optional[_Union[Outcome, str]] = ..., reason: _Optional[str] = ..., position: _Optional[int] = ..., version: _Optional[int] = ...) -> None: ...
+    relative_error: float
+    def __init__(self, update_id: _Optional[str] = ..., outcome: _Optional[_Union[Outcome, str]] = ..., reason: _Optional[str] = ..., position: _Optional[int] = ..., version: _Optional[int] = ..., relative_error: _Optional[float] = ...) -> None: ...
 
 class WatchRequest(_message.Message):
     __slots__ = ("worker", "incarnation")
@@ -360,7 +381,7 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("spec", "head", "queued", "merged", "skipped", "members", "bytes_basis", "bytes_tasks", "lineage", "lineage_behind")
+    __slots__ = ("spec", "head", "queued", "merged", "skipped", "members", "bytes_basis", "bytes_tasks", "lineage", "lineage_behind", "reverted", "erased")
     SPEC_FIELD_NUMBER: _ClassVar[int]
     HEAD_FIELD_NUMBER: _ClassVar[int]
     QUEUED_FIELD_NUMBER: _ClassVar[int]
@@ -371,6 +392,8 @@ class StatusReply(_message.Message):
     BYTES_TASKS_FIELD_NUMBER: _ClassVar[int]
     LINEAGE_FIELD_NUMBER: _ClassVar[int]
     LINEAGE_BEHIND_FIELD_NUMBER: _ClassVar[int]
+    REVERTED_FIELD_NUMBER: _ClassVar[int]
+    ERASED_FIELD_NUMBER: _ClassVar[int]
     spec: FederationSpec
     head: int
     queued: int
@@ -381,7 +404,9 @@ class StatusReply(_message.Message):
     bytes_tasks: int
     lineage: str
     lineage_behind: int
-    def __init__(self, spec: _Optional[_Union[FederationSpec, _Mapping]] = ..., head: _Optional[int] = ..., queued: _Optional[int] = ..., merged: _Optional[int] = ..., skipped: _Optional[int] = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., bytes_basis: _Optional[int] = ..., bytes_tasks: _Optional[int] = ..., lineage: _Optional[str] = ..., lineage_behind: _Optional[int] = ...) -> None: ...
+    reverted: int
+    erased: int
+    def __init__(self, spec: _Optional[_Union[FederationSpec, _Mapping]] = ..., head: _Optional[int] = ..., queued: _Optional[int] = ..., merged: _Optional[int] = ..., skipped: _Optional[int] = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., bytes_basis: _Optional[int] = ..., bytes_tasks: _Optional[int] = ..., lineage: _Optional[str] = ..., lineage_behind: _Optional[int] = ..., reverted: _Optional[int] = ..., erased: _Optional[int] = ...) -> None: ...
 
 class Member(_message.Message):
     __slots__ = ("worker", "task", "incarnation", "joined_at", "left_at")
@@ -412,7 +437,7 @@ class VersionsReply(_message.Message):
     def __init__(self, versions: _Optional[_Iterable[_Union[VersionRecord, _Mapping]]] = ...) -> None: ...
 
 class VersionRecord(_message.Message):
-    __slots__ = ("version", "parent", "generation", "digest", "created_at", "task", "worker", "update_id", "base_version", "staleness", "relative_error", "relative_error_max", "new_out", "new_in", "basis_out", "basis_in", "bytes_sent", "bytes_lora", "metrics")
+    __slots__ = ("version", "parent", "generation", "digest", "created_at", "task", "worker", "update_id", "base_version", "staleness", "relative_error", "relative_error_max", "new_out", "new_in", "basis_out", "basis_in", "bytes_sent", "bytes_lora", "metrics", "kind", "note", "gone")
     class MetricsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -439,6 +464,9 @@ class VersionRecord(_message.Message):
     BYTES_SENT_FIELD_NUMBER: _ClassVar[int]
     BYTES_LORA_FIELD_NUMBER: _ClassVar[int]
     METRICS_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    NOTE_FIELD_NUMBER: _ClassVar[int]
+    GONE_FIELD_NUMBER: _ClassVar[int]
     version: int
     parent: int
     generation: int
@@ -458,7 +486,10 @@ class VersionRecord(_message.Message):
     bytes_sent: int
     bytes_lora: int
     metrics: _containers.ScalarMap[str, float]
-    def __init__(self, version: _Optional[int] = ..., parent: _Optional[int] = ..., generation: _Optional[int] = ..., digest: _Optional[str] = ..., created_at: _Optional[float] = ..., task: _Optional[str] = ..., worker: _Optional[str] = ..., update_id: _Optional[str] = ..., base_version: _Optional[int] = ..., staleness: _Optional[int] = ..., relative_error: _Optional[float] = ..., relative_error_max: _Optional[float] = ..., new_out: _Optional[int] = ..., new_in: _Optional[int] = ..., basis_out: _Optional[int] = ..., basis_in: _Optional[int] = ..., bytes_sent: _Optional[int] = ..., bytes_lora: _Optional[int] = ..., metrics: _Optional[_Mapping[str, float]] = ...) -> None: ...
+    kind: VersionKind
+    note: str
+    gone: str
+    def __init__(self, version: _Optional[int] = ..., parent: _Optional[int] = ..., generation: _Optional[int] = ..., digest: _Optional[str] = ..., created_at: _Optional[float] = ..., task: _Optional[str] = ..., worker: _Optional[str] = ..., update_id: _Optional[str] = ..., base_version: _Optional[int] = ..., staleness: _Optional[int] = ..., relative_error: _Optional[float] = ..., relative_error_max: _Optional[float] = ..., new_out: _Optional[int] = ..., new_in: _Optional[int] = ..., basis_out: _Optional[int] = ..., basis_in: _Optional[int] = ..., bytes_sent: _Optional[int] = ..., bytes_lora: _Optional[int] = ..., metrics: _Optional[_Mapping[str, float]] = ..., kind: _Optional[_Union[VersionKind, str]] = ..., note: _Optional[str] = ..., gone: _Optional[str] = ...) -> None: ...
 
 class MetricsRequest(_message.Message):
     __slots__ = ("task",)
@@ -487,3 +518,57 @@ class Metric(_message.Message):
     value: float
     at: float
     def __init__(self, worker: _Optional[str] = ..., task: _Optional[str] = ..., version: _Optional[int] = ..., name: _Optional[str] = ..., value: _Optional[float] = ..., at: _Optional[float] = ...) -> None: ...
+
+class CommandRequest(_message.Message):
+    __slots__ = ("command_id", "rollback", "forget")
+    COMMAND_ID_FIELD_NUMBER: _ClassVar[int]
+    ROLLBACK_FIELD_NUMBER: _ClassVar[int]
+    FORGET_FIELD_NUMBER: _ClassVar[int]
+    command_id: str
+    rollback: Rollback
+    forget: Forget
+    def __init__(self, command_id: _Optional[str] = ..., rollback: _Optional[_Union[Rollback, _Mapping]] = ..., forget: _Optional[_Union[Forget, _Mapping]] = ...) -> None: ...
+
+class Rollback(_message.Message):
+    __slots__ = ("version",)
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    def __init__(self, version: _Optional[int] = ...) -> None: ...
+
+class Forget(_message.Message):
+    __slots__ = ("task", "worker", "erase")
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    ERASE_FIELD_NUMBER: _ClassVar[int]
+    task: str
+    worker: str
+    erase: bool
+    def __init__(self, task: _Optional[str] = ..., worker: _Optional[str] = ..., erase: bool = ...) -> None: ...
+
+class ReplayRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ReplayReply(_message.Message):
+    __slots__ = ("versions", "tasks", "task", "basis", "first")
+    VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    TASKS_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    BASIS_FIELD_NUMBER: _ClassVar[int]
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    versions: int
+    tasks: int
+    task: Difference
+    basis: Difference
+    first: int
+    def __init__(self, versions: _Optional[int] = ..., tasks: _Optional[int] = ..., task: _Optional[_Union[Difference, _Mapping]] = ..., basis: _Optional[_Union[Difference, _Mapping]] = ..., first: _Optional[int] = ...) -> None: ...
+
+class Difference(_message.Message):
+    __slots__ = ("value", "version", "where")
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    WHERE_FIELD_NUMBER: _ClassVar[int]
+    value: float
+    version: int
+    where: str
+    def __init__(self, value: _Optional[float] = ..., version: _Optional[int] = ..., where: _Optional[str] = ...) -> None: ...

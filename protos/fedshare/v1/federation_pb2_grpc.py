@@ -89,6 +89,16 @@ class FederationStub(object):
                 request_serializer=protos_dot_fedshare_dot_v1_dot_federation__pb2.MetricsRequest.SerializeToString,
                 response_deserializer=protos_dot_fedshare_dot_v1_dot_federation__pb2.MetricsReply.FromString,
                 _registered_method=True)
+        self.Command = channel.unary_unary(
+                '/fedshare.v1.Federation/Command',
+                request_serializer=protos_dot_fedshare_dot_v1_dot_federation__pb2.CommandRequest.SerializeToString,
+                response_deserializer=protos_dot_fedshare_dot_v1_dot_federation__pb2.Receipt.FromString,
+                _registered_method=True)
+        self.Replay = channel.unary_unary(
+                '/fedshare.v1.Federation/Replay',
+                request_serializer=protos_dot_fedshare_dot_v1_dot_federation__pb2.ReplayRequest.SerializeToString,
+                response_deserializer=protos_dot_fedshare_dot_v1_dot_federation__pb2.ReplayReply.FromString,
+                _registered_method=True)
 
 
 class FederationServicer(object):
@@ -171,6 +181,20 @@ class FederationServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Command(self, request, context):
+        """Ask the one writer for something other than a merge. Journaled like an update, and carried out in its turn.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Replay(self, request, context):
+        """Rebuild from the journal, in memory, and compare with the versions that are stored. Changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FederationServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -228,6 +252,16 @@ def add_FederationServicer_to_server(servicer, server):
                     servicer.Metrics,
                     request_deserializer=protos_dot_fedshare_dot_v1_dot_federation__pb2.MetricsRequest.FromString,
                     response_serializer=protos_dot_fedshare_dot_v1_dot_federation__pb2.MetricsReply.SerializeToString,
+            ),
+            'Command': grpc.unary_unary_rpc_method_handler(
+                    servicer.Command,
+                    request_deserializer=protos_dot_fedshare_dot_v1_dot_federation__pb2.CommandRequest.FromString,
+                    response_serializer=protos_dot_fedshare_dot_v1_dot_federation__pb2.Receipt.SerializeToString,
+            ),
+            'Replay': grpc.unary_unary_rpc_method_handler(
+                    servicer.Replay,
+                    request_deserializer=protos_dot_fedshare_dot_v1_dot_federation__pb2.ReplayRequest.FromString,
+                    response_serializer=protos_dot_fedshare_dot_v1_dot_federation__pb2.ReplayReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -527,6 +561,60 @@ class Federation(object):
             '/fedshare.v1.Federation/Metrics',
             protos_dot_fedshare_dot_v1_dot_federation__pb2.MetricsRequest.SerializeToString,
             protos_dot_fedshare_dot_v1_dot_federation__pb2.MetricsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Command(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedshare.v1.Federation/Command',
+            protos_dot_fedshare_dot_v1_dot_federation__pb2.CommandRequest.SerializeToString,
+            protos_dot_fedshare_dot_v1_dot_federation__pb2.Receipt.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Replay(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedshare.v1.Federation/Replay',
+            protos_dot_fedshare_dot_v1_dot_federation__pb2.ReplayRequest.SerializeToString,
+            protos_dot_fedshare_dot_v1_dot_federation__pb2.ReplayReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,0 +1,55 @@
+"""The basis of any version that can be read, for those who must lift an update with its own."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from coordinator.blobs import Blobs
+from coordinator.catalog import Catalog, Version
+from coordinator.errors import Refused
+from protos.fedshare.v1 import federation_pb2 as pb
+from share_algo import Basis
+from share_algo.codec import decode_block
+
+BASES_MAX = 4
+"""Bases of older generations that are kept in memory."""
+
+
+class Bases:
+    """Thread-safe. A basis is the first blocks of its generation."""
+
+    def __init__(self, catalog: Catalog, blobs: Blobs):
+        self._catalog, self._blobs = catalog, blobs
+        self._newest = (0, Basis())
+        self._stored = lru_cache(BASES_MAX)(self._read)
+
+    def of(self, number: int) -> Basis:
+        """Raises Refused when there is no such version, or its blobs are gone; CoordinatorError for a damaged blob."""
+        version = self._catalog.get(number)
+        if version is None:
+            raise Refused(pb.OUTCOME_REFUSED_BASE_VERSION, f"version {number} does not exist in this federation")
+        if version.gone:
+            raise Refused(
+                pb.OUTCOME_REFUSED_BASE_GONE,
+                f"version {number}, for which it was made, was {version.gone}: fit again on the head",
+            )
+        return self.at(version)
+
+    def at(self, version: Version) -> Basis:
+        generation, newest = self._newest
+        if version.generation == generation and version.blocks <= len(newest.blocks):
+            return newest.prefix(version.blocks)
+        return self._stored(version.generation, version.blocks)
+
+    def remember(self, version: Version, basis: Basis) -> None:
+        """The head's, so that nobody reads it from the disk."""
+        self._newest = (version.generation, basis)
+
+    def forget(self) -> None:
+        """Keep nothing of what may be gone from the disk."""
+        self._newest = (0, Basis())
+        self._stored.cache_clear()
+
+    def _read(self, generation: int, blocks: int) -> Basis:
+        names = self._catalog.first_blocks(generation, blocks)
+        return Basis(tuple(decode_block(self._blobs.get(name.digest)) for name in names))

@@ -1,0 +1,133 @@
+"""Rebuild from the journal, in memory, and compare with what is stored. A reader: nothing is changed.
+
+Compared as functions: dW of every task whose coefficients a version changed, and the span of its basis. Digits may
+differ between machines (SVD on other threads, another BLAS), so there is a number to compare with a tolerance.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from coordinator.catalog import Version
+from coordinator.erasure import ERASED
+from coordinator.errors import CoordinatorError
+from coordinator.history import History
+from coordinator.rebuild import Learned, Rebuilt, rebuild
+from protos.fedshare.v1 import federation_pb2 as pb
+from share_algo import AlgebraError, TaskEntry
+from share_algo.canonical import difference_norm, norm
+from share_algo.codec import decode_entry
+
+
+def compare(history: History, spec: pb.FederationSpec) -> pb.ReplayReply:
+    """Raises CoordinatorError for a blob that is missing or damaged. Cost: every merge of the journal once more."""
+    versions = [v for v in history.catalog.every() if not v.gone]
+    first = _start(history, versions)
+    replay = _Replay(history, spec, _targets(history, versions))
+    for version in versions:
+        if version.version >= first:
+            replay.go_on(version)
+    if versions[-1].version:
+        replay.compare_basis(versions[-1])
+    reply = replay.reply
+    reply.first = first
+    return reply
+
+
+def _start(history: History, versions: list[Version]) -> int:
+    """After an erasure the history begins with the version that it made."""
+    gone = [v.version for v in history.catalog.every() if v.gone == ERASED]
+    return min((v.version for v in versions if gone and v.version > max(gone)), default=0)
+
+
+def _targets(history: History, versions: list[Version]) -> set[int]:
+    """Versions that a rollback went back to."""
+    made_for = [v.records[-1] for v in versions if v.records and v.records[-1].kind == pb.VERSION_KIND_ROLLBACK]
+    commands = [history.journal.at(record.position).command for record in made_for]
+    return {command.rollback.version for command in commands if command}
+
+
+@dataclass
+class _Replay:
+    """targets: versions that are needed again."""
+
+    history: History
+    spec: pb.FederationSpec
+    targets: set[int]
+    reply: pb.ReplayReply = field(default_factory=pb.ReplayReply)
+    made: dict[int, Rebuilt] = field(default_factory=dict)
+    newest: Rebuilt = field(default_factory=Rebuilt)
+
+    def go_on(self, version: Version) -> None:
+        """Replay one more version and compare the tasks that it changed."""
+        before = self.newest
+        self.newest = self._made(version)
+        if version.version in self.targets:
+            self.made[version.version] = self.newest
+        self.reply.versions += 1
+        stored = {t.task: t for t in self.history.catalog.tasks_of(version)}
+        if odd := sorted(stored.keys() ^ self.newest.tasks.keys()):
+            raise CoordinatorError(f"version {version.version}: the journal and the store differ in the task {odd[0]}")
+        for task, learned in self.newest.tasks.items():
+            if before.tasks.get(task) is not learned:
+                entry = decode_entry(self.history.blobs.get(stored[task].blob.digest))
+                self._compare_task(version, task, learned, entry)
+
+    def compare_basis(self, version: Version) -> None:
+        stored = self.history.bases.at(version)
+        for module in sorted({*stored, *self.newest.basis}):
+            for side in ("out_NK", "in_DL"):
+                a, b = (getattr(basis[module], side) for basis in (self.newest.basis, stored))
+                self._note(self.reply.basis, _sine(a, b), version, f"{module} {side[: side.index('_')]}")
+
+    def _made(self, version: Version) -> Rebuilt:
+        kind = version.records[-1].kind if version.records else pb.VERSION_KIND_UNSPECIFIED
+        if kind == pb.VERSION_KIND_MERGE:
+            return self._merged(version)
+        if kind == pb.VERSION_KIND_ROLLBACK:
+            return self._rolled_back(version)
+        survivors = self.history.survivors(version.version)
+        return rebuild(survivors, self.spec.tolerance, self.spec.rank)
+
+    def _merged(self, version: Version) -> Rebuilt:
+        rebuilt = self.newest
+        for record in version.records:
+            position = self.history.journal.at(record.position)
+            arrived = self.history.arrived(position, record.staleness)
+            rebuilt = rebuilt.merged(arrived, self.spec.tolerance, self.spec.rank)
+        return rebuilt
+
+    def _rolled_back(self, version: Version) -> Rebuilt:
+        command = self.history.journal.at(version.records[-1].position).command
+        assert command is not None
+        return self.made[command.rollback.version]
+
+    def _compare_task(self, version: Version, task: str, learned: Learned, stored: TaskEntry) -> None:
+        self.reply.tasks += 1
+        try:
+            there = stored.adapter(self.history.bases.at(version)).factors
+        except AlgebraError:  # coefficients that do not fit the stored basis
+            self._note(self.reply.task, math.inf, version, task)
+            return
+        here = learned.entry.adapter(self.newest.basis).factors
+        lost = math.hypot(*(difference_norm(here[m], there[m]) for m in here))
+        size = math.hypot(*(norm(factors) for factors in there.values()))
+        self._note(self.reply.task, lost / size if size else lost, version, task)
+
+    @staticmethod
+    def _note(largest: pb.Difference, value: float, version: Version, where: str) -> None:
+        if not value <= largest.value or not largest.where:
+            largest.CopyFrom(pb.Difference(value=value, version=version.version, where=where))
+
+
+def _sine(a_NK: Tensor, b_NK: Tensor) -> float:
+    """Of the largest angle between two spans; 1 where they have other dimensions."""
+    if a_NK.shape[1] != b_NK.shape[1]:
+        return 1.0
+    if not a_NK.shape[1]:
+        return 0.0
+    a, b = a_NK.double(), b_NK.double()
+    return max(float(x.sub(y @ (y.T @ x)).svd(compute_uv=False).S[0]) for x, y in ((a, b), (b, a)))

@@ -1,0 +1,42 @@
+"""Delete the blobs that no row names: after an erasure, and what crashes left behind.
+
+A sweep that was cut off is taken up at the next start: it is wanted until it has gone through.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from sqlalchemy import Engine, select
+
+from coordinator.blobs import Blobs
+from coordinator.erasure import SWEEP_WANTED
+from coordinator.tables import blocks, commands, cursors, entries, journal, restated, verdicts, writer
+from protos.fedshare.v1.federation_pb2 import OUTCOME_ERASED
+
+log = logging.getLogger(__name__)
+
+
+def named(engine: Engine) -> set[str]:
+    """Digests of all blobs that are part of a version, or of an update that can still be read."""
+    erased = select(verdicts.c.position).where(verdicts.c.outcome == OUTCOME_ERASED)
+    no_blob = (erased, select(restated.c.position), select(commands.c.position))
+    updates = select(journal.c.digest).where(*(journal.c.position.not_in(others) for others in no_blob))
+    with engine.connect() as connection:
+        each = (updates, select(restated.c.digest), select(blocks.c.digest), select(entries.c.digest))
+        return {digest for query in each for digest in connection.execute(query).scalars()}
+
+
+def sweep_if_wanted(engine: Engine, blobs: Blobs) -> int:
+    """How many blobs were deleted. Afterwards the database's own files hold nothing deleted either."""
+    of = cursors.c.name == SWEEP_WANTED
+    with engine.connect() as connection:
+        if not connection.execute(select(cursors.c.position).where(of)).scalar():
+            return 0
+    deleted = blobs.sweep(lambda: named(engine))
+    with writer(engine).begin() as connection:
+        connection.execute(cursors.delete().where(of))
+    with engine.connect() as connection:  # overwritten in the file (secure_delete); now also gone from its log
+        connection.connection.driver_connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    log.info("swept: %d blobs deleted", deleted)
+    return deleted

@@ -1,0 +1,67 @@
+"""What has become of each journal entry: one first verdict, and later ones where a command changed it.
+
+A command moves an update between "merged" and "reverted"; erased is for good. What a verdict was before stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import union_all as union
+
+from coordinator.tables import past_verdicts, verdicts
+from protos.fedshare.v1.federation_pb2 import OUTCOME_ERASED, OUTCOME_MERGED, OUTCOME_REVERTED, Outcome
+
+
+@dataclass(frozen=True)
+class Ruling:
+    """A verdict as it is to be given. version: that the entry is in, or that took it back; 0 where there is none."""
+
+    position: int
+    outcome: Outcome
+    version: int = 0
+    reason: str = ""
+
+
+def decide(connection: Connection, ruling: Ruling, at: float) -> None:
+    """The one line that gives a first verdict; a second verdict on a position is an IntegrityError."""
+    connection.execute(insert(verdicts).values(**ruling.__dict__, decided_at=at))
+
+
+def overrule(connection: Connection, ruling: Ruling, at: float) -> None:
+    """Another verdict on an entry that has one; what it was before is kept."""
+    of = verdicts.c.position == ruling.position
+    before = connection.execute(select(verdicts).where(of)).one()
+    past = select(func.count()).select_from(past_verdicts).where(past_verdicts.c.position == ruling.position)
+    ordinal = connection.execute(past).scalar_one()
+    connection.execute(insert(past_verdicts).values(**before._mapping, ordinal=ordinal))
+    connection.execute(update(verdicts).where(of).values(**ruling.__dict__, decided_at=at))
+
+
+def past_of(connection: Connection, position: int) -> list[tuple[Outcome, int, str, float]]:
+    """(outcome, version, reason, at) of the verdicts that no longer hold, oldest first."""
+    p = past_verdicts.c
+    query = select(p.outcome, p.version, p.reason, p.decided_at).where(p.position == position).order_by(p.ordinal)
+    return [tuple(row) for row in connection.execute(query)]
+
+
+def alive_at(connection: Connection, version: int) -> set[int]:
+    """Positions of the updates that `version` was made of: merged by then and not taken back by then."""
+    v, p = verdicts.c, past_verdicts.c
+    newest = func.max(p.ordinal) + 1
+    ordinals = select(p.position, newest.label("ordinal")).group_by(p.position).subquery()
+    current = select(v.position, v.outcome, v.version, func.coalesce(ordinals.c.ordinal, 0).label("ordinal"))
+    past = select(p.position, p.outcome, p.version, p.ordinal)
+    both = union(
+        current.join_from(verdicts, ordinals, v.position == ordinals.c.position, isouter=True), past
+    ).subquery()
+    rulings = select(both.c.position, both.c.outcome).order_by(both.c.position, both.c.ordinal)
+    moved = both.c.outcome.in_((OUTCOME_MERGED, OUTCOME_REVERTED, OUTCOME_ERASED))
+    return _last_is_merged(connection.execute(rulings.where(moved, both.c.version <= version)).all())
+
+
+def _last_is_merged(rulings: Iterable[tuple[int, Outcome]]) -> set[int]:
+    last = {position: outcome for position, outcome in rulings}
+    return {position for position, outcome in last.items() if outcome == OUTCOME_MERGED}

@@ -1,0 +1,345 @@
+"""What was merged can be taken back: rolled back, forgotten, erased; and the journal proves what is kept."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+from parts import (
+    Coordinator,
+    CoordinatorHere,
+    RawWorker,
+    dense,
+    dense_adapter,
+    honest_blob,
+    order,
+    random_adapter,
+    relative_error,
+    small_home,
+    spans,
+)
+from sqlalchemy import select, update
+
+from coordinator.home import open_home
+from coordinator.tables import entries, writer
+from protos.fedshare.v1 import federation_pb2 as pb
+from share_algo import Adapter, Basis
+from workers.errors import Refusal
+
+SENT_IS_KEPT = 2e-5
+SAME = 1e-4
+
+
+@dataclass
+class Learning:
+    """A coordinator, and what was submitted to it: by task what is to be found there."""
+
+    coordinator: Coordinator
+    receipts: dict[str, pb.Receipt] = field(default_factory=dict)
+    adapters: dict[str, Adapter] = field(default_factory=dict)
+
+    def learn(self, key: str, *, base: int | None = None, seed: int | None = None) -> pb.Receipt:
+        """key: TASK or TASK@WORKER. Returns when it is merged."""
+        task, _, worker = key.partition("@")
+        with RawWorker(self.coordinator.address, worker or f"{task}-worker", task) as raw:
+            adapter = random_adapter(raw.spec, len(self.receipts) if seed is None else seed)
+            receipt = raw.teach(adapter, base)
+        self.coordinator.drained()
+        self.receipts[key], self.adapters[key] = receipt, adapter
+        return receipt
+
+    def outcome(self, key: str) -> pb.Outcome:
+        return self.verdict(key).outcome
+
+    def verdict(self, key: str) -> pb.Verdict:
+        return self.story(key).verdict
+
+    def story(self, key: str) -> pb.StoryReply:
+        with self.coordinator.client() as client:
+            return client.story(self.receipts[key].update_id)
+
+    def everything(self, version: int | None = None) -> tuple[pb.Manifest, dict[str, bytes]]:
+        with self.coordinator.client() as client:
+            return client.fetch(version, every_task=True)
+
+    def dense(self, version: int | None = None) -> dict[str, dict[str, np.ndarray]]:
+        manifest, blobs = self.everything(version)
+        return {ref.task: dense(manifest, blobs, ref.task) for ref in manifest.tasks}
+
+    def replay(self) -> pb.ReplayReply:
+        with self.coordinator.client() as client:
+            return client.replay()
+
+
+def learned(coordinator: Coordinator) -> Learning:
+    """Versions 1 to 4: a, b, c, and b once more by another worker; b and c were made for older versions."""
+    learning = Learning(coordinator)
+    learning.learn("a", base=0)
+    learning.learn("b", base=0)
+    learning.learn("c", base=1)
+    learning.learn("b@other", base=3)
+    return learning
+
+
+@pytest.fixture
+def learning(here: CoordinatorHere) -> Learning:
+    return learned(here)
+
+
+@pytest.fixture
+def killable(small: Coordinator) -> Learning:
+    """The same in a process of its own."""
+    return learned(small)
+
+
+def same(before: Mapping[str, Mapping[str, np.ndarray]], after: Mapping[str, Mapping[str, np.ndarray]]) -> bool:
+    """Bitwise."""
+    return before.keys() == after.keys() and all(
+        (before[task][module] == after[task][module]).all() for task in before for module in before[task]
+    )
+
+
+def test_rollback_makes_a_new_version_that_equals_the_old_one(learning: Learning):
+    then = learning.dense(2)
+    verdict = order(learning.coordinator, rollback=pb.Rollback(version=2))
+    assert (verdict.outcome, verdict.version) == (pb.OUTCOME_DONE, 5)
+    assert same(then, learning.dense()) and same(then, learning.dense(2))
+    record = learning.coordinator.versions()[-1]
+    assert (record.kind, record.parent, record.generation) == (pb.VERSION_KIND_ROLLBACK, 4, 1)
+    assert "equals version 2; 2 updates reverted" in record.note
+
+
+def test_what_a_rollback_takes_back_is_reverted_and_the_rest_stays_merged(learning: Learning):
+    order(learning.coordinator, rollback=pb.Rollback(version=2))
+    outcomes = {key: learning.outcome(key) for key in learning.receipts}
+    merged, reverted = pb.OUTCOME_MERGED, pb.OUTCOME_REVERTED
+    assert outcomes == {"a": merged, "b": merged, "c": reverted, "b@other": reverted}
+    status = learning.coordinator.status()
+    assert (status.merged, status.reverted, status.skipped, status.queued) == (2, 2, 0, 0)
+    assert [e.what for e in learning.story("c").events] == ["received", "merged", "reverted"]
+    assert "rollback to version 2" in learning.verdict("c").reason
+
+
+def test_what_was_reverted_can_be_submitted_again_and_again_merged_by_a_rollback(learning: Learning):
+    order(learning.coordinator, rollback=pb.Rollback(version=2))
+    learning.learn("c@again", seed=2)
+    assert learning.outcome("c@again") == pb.OUTCOME_MERGED
+    assert relative_error(dense_adapter(learning.adapters["c"]), learning.dense()["c"]) < SENT_IS_KEPT
+    order(learning.coordinator, rollback=pb.Rollback(version=4))
+    assert same(learning.dense(4), learning.dense())
+    outcomes = [learning.outcome(key) for key in ("c", "b@other", "c@again")]
+    assert outcomes == [pb.OUTCOME_MERGED, pb.OUTCOME_MERGED, pb.OUTCOME_REVERTED]
+    assert [e.what for e in learning.story("c").events] == ["received", "merged", "reverted", "merged"]
+
+
+def test_update_made_for_a_version_of_another_generation_is_lifted_with_its_own_basis(learning: Learning):
+    order(learning.coordinator, rollback=pb.Rollback(version=1))
+    learning.learn("late", base=4)
+    learning.learn("later", base=2)
+    found = learning.dense()
+    for task in ("late", "later"):
+        assert relative_error(dense_adapter(learning.adapters[task]), found[task]) < SENT_IS_KEPT
+    assert learning.everything(2)[0].generation != learning.everything()[0].generation
+
+
+def test_rollback_to_what_is_not_there_is_skipped_with_the_reason_and_changes_nothing(learning: Learning):
+    before = learning.everything()
+    verdict = order(learning.coordinator, rollback=pb.Rollback(version=9))
+    assert (verdict.outcome, verdict.reason) == (pb.OUTCOME_SKIPPED, "there is no version 9: the newest is 4")
+    assert learning.everything() == before
+
+
+def test_command_given_twice_is_carried_out_once_also_after_a_kill(killable: Learning):
+    id = uuid.uuid4().hex
+    first = order(killable.coordinator, id, rollback=pb.Rollback(version=2))
+    again = order(killable.coordinator, id, rollback=pb.Rollback(version=2))
+    killable.coordinator.kill()
+    killable.coordinator.start()
+    restarted = order(killable.coordinator, id, rollback=pb.Rollback(version=2))
+    assert first == again == restarted
+    assert len(killable.coordinator.versions()) == 5
+    with pytest.raises(Refusal, match="is here already, with other bytes"):
+        order(killable.coordinator, id, rollback=pb.Rollback(version=3))
+
+
+def test_command_with_a_receipt_is_carried_out_after_a_kill(killable: Learning):
+    with RawWorker(killable.coordinator.address) as raw:
+        command = pb.CommandRequest(command_id=uuid.uuid4().hex, forget=pb.Forget(task="b", erase=True))
+        receipt = raw.stub.Command(command, timeout=30)
+        killable.coordinator.kill()
+    assert (receipt.outcome, receipt.position) == (pb.OUTCOME_QUEUED, 5)
+    killable.coordinator.start()
+    killable.coordinator.drained()
+    assert order(killable.coordinator, command.command_id, forget=command.forget).outcome == pb.OUTCOME_DONE
+    assert sorted(killable.dense()) == ["a", "c"]
+
+
+@pytest.mark.parametrize("erase", [False, True], ids=["kept", "erased"])
+def test_subspace_after_forget_equals_one_that_never_saw_the_task(learning: Learning, tmp_path: Path, erase: bool):
+    assert order(learning.coordinator, forget=pb.Forget(task="b", erase=erase)).outcome == pb.OUTCOME_DONE
+    with CoordinatorHere(small_home(tmp_path / "never")) as coordinator:
+        never = Learning(coordinator)
+        never.learn("a", seed=0)
+        never.learn("c", seed=2)
+        forgot, innocent = learning.dense(), never.dense()
+        assert forgot.keys() == innocent.keys() == {"a", "c"}
+        assert max(relative_error(innocent[task], forgot[task]) for task in forgot) < SENT_IS_KEPT
+        ours, theirs = spans(*learning.everything()), spans(*never.everything())
+        assert max(np.abs(ours[side] - theirs[side]).max() for side in theirs) < SAME
+        assert all(np.isclose(np.trace(ours[side]), np.trace(theirs[side]), atol=SAME) for side in theirs)
+
+
+def test_task_of_a_forgotten_worker_falls_back_to_what_others_taught(learning: Learning):
+    order(learning.coordinator, forget=pb.Forget(worker="other"))
+    assert relative_error(dense_adapter(learning.adapters["b"]), learning.dense()["b"]) < SENT_IS_KEPT
+    assert [learning.outcome(key) for key in ("b", "b@other")] == [pb.OUTCOME_MERGED, pb.OUTCOME_REVERTED]
+
+
+def test_forget_of_what_never_came_is_skipped_and_changes_nothing(learning: Learning):
+    verdict = order(learning.coordinator, forget=pb.Forget(task="nobody"))
+    assert (verdict.outcome, verdict.reason) == (pb.OUTCOME_SKIPPED, "no such update is journaled")
+    assert learning.coordinator.status().head == 4
+
+
+@pytest.mark.parametrize("forget", [pb.Forget(), pb.Forget(task="a", worker="b"), pb.Forget(task="../x")], ids=str)
+def test_forget_must_say_a_task_or_a_worker(learning: Learning, forget: pb.Forget):
+    with pytest.raises(Refusal):
+        order(learning.coordinator, forget=forget)
+
+
+@dataclass
+class Erased:
+    """A home in which "secret" was learned in the midst of others, and erased; then its coordinator was stopped."""
+
+    learning: Learning
+    home: Path
+    blobs: dict[str, bytes]
+
+
+@pytest.fixture
+def erased(here: CoordinatorHere) -> Erased:
+    learning = Learning(here)
+    learning.learn("a", base=0)
+    learning.learn("secret@someone")
+    learning.learn("c")
+    learning.learn("d", base=2)
+    with RawWorker(here.address, "someone", "secret") as raw:
+        raw.client.report("someone", raw.joined.incarnation, "secret", 2, {"accuracy": 0.125})
+    before = {file.stem: file.read_bytes() for file in (here.home / "blobs").iterdir()}
+    assert order(here, forget=pb.Forget(worker="someone", erase=True)).outcome == pb.OUTCOME_DONE
+    return Erased(learning, here.home, before)
+
+
+def files_with(home: Path, needle: bytes) -> list[str]:
+    return [str(f.relative_to(home)) for f in home.rglob("*") if f.is_file() and needle in f.read_bytes()]
+
+
+def test_no_file_of_the_home_holds_anything_of_what_was_erased(erased: Erased):
+    with erased.learning.coordinator.client() as client:
+        spec, record = client.describe(), client.versions(first=2)[0]
+    assert (record.task, record.worker, record.gone) == ("", "", "erased")
+    sent = {honest_blob(spec, erased.learning.adapters["secret@someone"], Basis())}
+    gone = {
+        name: blob
+        for name, blob in erased.blobs.items()
+        if not (erased.home / "blobs" / f"{name}.safetensors").exists()
+    }
+    assert len(gone) >= 3  # what was sent, its block, its coefficients
+    for blob in [*gone.values(), *sent]:
+        middle = len(blob) - len(blob) // 3  # in the tensors
+        assert files_with(erased.home, blob[middle : middle + 24]) == []
+    assert files_with(erased.home, b"secret") == files_with(erased.home, b"someone") == []
+
+
+def test_others_are_what_they_were_after_an_erasure_and_after_a_restart(erased: Erased):
+    for _ in range(2):
+        found = erased.learning.dense()
+        assert sorted(found) == ["a", "c", "d"]
+        for task, dW in found.items():
+            assert relative_error(dense_adapter(erased.learning.adapters[task]), dW) < SENT_IS_KEPT
+        assert erased.learning.coordinator.stop() == 0
+        erased.learning.coordinator.start()
+
+
+def test_story_says_that_something_was_erased_and_not_what(erased: Erased):
+    story = erased.learning.story("secret@someone")
+    assert story.verdict.outcome == pb.OUTCOME_ERASED
+    assert [e.what for e in story.events] == ["received", "merged", "erased"]
+    assert "secret" not in str(story) and "someone" not in str(story)
+    status = erased.learning.coordinator.status()
+    assert (status.merged, status.erased) == (3, 1)
+    assert [m.worker for m in status.members] == ["a-worker", "c-worker", "d-worker"]
+
+
+def test_version_that_was_erased_is_refused_by_name(erased: Erased):
+    with pytest.raises(Refusal, match="version 3 was erased: only its record is left"):
+        erased.learning.everything(3)
+    with RawWorker(erased.learning.coordinator.address, "late") as raw:
+        blob = honest_blob(raw.spec, random_adapter(raw.spec, 9), Basis())
+        refused = raw.submit(raw.header(blob, 3), blob)
+        assert (refused.outcome, refused.position) == (pb.OUTCOME_REFUSED_BASE_GONE, 0)
+        assert refused.reason == "version 3, for which it was made, was erased: fit again on the head"
+    assert order(erased.learning.coordinator, rollback=pb.Rollback(version=3)).reason == "version 3 was erased"
+    erased.learning.learn("still", base=1)  # a version from before is still good
+    assert (
+        relative_error(dense_adapter(erased.learning.adapters["still"]), erased.learning.dense()["still"])
+        < SENT_IS_KEPT
+    )
+
+
+def test_second_forget_and_a_replay_need_nothing_that_was_erased(erased: Erased):
+    erased.learning.learn("e")
+    assert order(erased.learning.coordinator, forget=pb.Forget(task="c")).outcome == pb.OUTCOME_DONE
+    found = erased.learning.dense()
+    assert sorted(found) == ["a", "d", "e"]
+    for task, dW in found.items():
+        assert relative_error(dense_adapter(erased.learning.adapters[task]), dW) < SENT_IS_KEPT
+    reply = erased.learning.replay()
+    assert (reply.first, reply.versions) == (5, 3)
+    assert max(reply.task.value, reply.basis.value) < SAME
+
+
+def test_replay_gives_what_is_stored_through_rollbacks_and_forgets(learning: Learning):
+    order(learning.coordinator, rollback=pb.Rollback(version=2))
+    learning.learn("d", base=4)
+    order(learning.coordinator, forget=pb.Forget(task="a"))
+    order(learning.coordinator, rollback=pb.Rollback(version=6))
+    learning.learn("e", base=7)
+    reply = learning.replay()
+    assert (reply.first, reply.versions) == (0, 10)
+    assert reply.tasks >= 8 and max(reply.task.value, reply.basis.value) < SAME
+
+
+def test_replay_finds_a_task_that_is_not_what_the_journal_says(learning: Learning):
+    assert learning.coordinator.stop() == 0
+    with open_home(learning.coordinator.home) as home, writer(home.engine).begin() as connection:
+        other = connection.execute(select(entries.c.digest).where(entries.c.version_from == 2)).scalar_one()
+        connection.execute(update(entries).where(entries.c.version_from == 4).values(digest=other))
+    learning.coordinator.start()
+    reply = learning.replay()
+    assert (reply.task.where, reply.task.version) == ("b", 4) and reply.task.value > 0.1
+
+
+def test_replay_finds_a_basis_that_is_not_what_the_journal_says(learning: Learning):
+    assert learning.coordinator.stop() == 0
+    with open_home(learning.coordinator.home) as home, writer(home.engine).begin() as connection:
+        connection.exec_driver_sql("UPDATE versions SET blocks = 3 WHERE version = 4")
+    learning.coordinator.start()
+    assert learning.replay().basis.value > 0.1
+
+
+def test_watcher_is_told_of_a_rollback_and_fetches_only_what_it_lacks(learning: Learning):
+    with learning.coordinator.client() as client:
+        _, have = client.fetch(4, every_task=True)
+        notices: Iterator[pb.VersionNotice] = client.watch()
+        next(notices)
+        order(learning.coordinator, rollback=pb.Rollback(version=3))
+        notice = next(notices)
+        notices.close()
+        assert (notice.version, notice.parent, notice.task) == (5, 4, "")
+        manifest, blobs = client.fetch(5, every_task=True, have=have)
+    assert len(blobs) == 1 and len(manifest.blocks) == 3  # only b, as it was
