@@ -51,14 +51,18 @@ def zero_side(frozen_HK: Tensor, new: int, like_HR: Tensor, transpose: bool) -> 
 
 
 def random_side(
-    key: str, frozen_HK: Tensor, new: int, like_HR: Tensor, transpose: bool, shortness: float
+    key: str, frozen_HK: Tensor, new: int, like_HR: Tensor, transpose: bool, shortness: float, inside: bool
 ) -> InSubspace:
-    """Columns of mean squared length 1 / shortness; the first `new` in random directions, the rest in the basis."""
+    """Columns of mean squared length 1 / shortness. The first `new` in random directions, the rest in the basis;
+    or, where the basis has columns, all `inside` it and the new directions zero."""
     (H, K), R = frozen_HK.shape, like_HR.shape[1]
     directions = torch.stack([_normal(f"{key}/{j}", H) for j in range(new)], 1) if new else torch.zeros(H, 0)
-    inside = _normal(f"{key}/coefficients", K, R) / math.sqrt(shortness * max(1, K))
-    inside[:, :new] = 0.0
-    return _side(frozen_HK, directions / math.sqrt(shortness * H), inside, like_HR, transpose)
+    coefficients = _normal(f"{key}/coefficients", K, R) / math.sqrt(shortness * max(1, K))
+    if inside and K:
+        directions = torch.zeros(H, new)
+    else:
+        coefficients[:, :new] = 0.0
+    return _side(frozen_HK, directions / math.sqrt(shortness * H), coefficients, like_HR, transpose)
 
 
 @torch.no_grad()
@@ -71,7 +75,7 @@ def begin_with(module: str, out: InSubspace, into: InSubspace, own: Coefficients
     (K, L), r, R = own.widths, own.P_KR.shape[1], out.coefficients.shape[1]
     if r > R:
         raise AlgebraError(f"{module}: coefficients of rank {r} do not fit a layer of rank {R}")
-    if K > len(out.coefficients) or L > len(into.coefficients):
+    if len(out.coefficients) < K or len(into.coefficients) < L:
         have = (len(out.coefficients), len(into.coefficients))
         raise AlgebraError(f"{module}: coefficients for {(K, L)} columns, but the model is constrained to {have}")
     P, Q = (side.to(out.coefficients) for side in (own.P_KR, own.Q_LR))

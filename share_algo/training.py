@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from peft import PeftModel
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor, nn
@@ -27,7 +26,7 @@ from share_algo.errors import AlgebraError
 from share_algo.lora_layers import LoraPair, lora_pairs
 from share_algo.peft_read import PREFIX
 from share_algo.subspace import Subspace, require_float32
-from share_algo.types import EMBEDDING, Adapter, Basis, Directions, Factors, TaskEntry
+from share_algo.types import EMBEDDING, Adapter, Basis, Factors, TaskEntry
 
 
 def constrain(
@@ -37,10 +36,13 @@ def constrain(
     new_directions: int,
     seed: int = 0,
     adapter_name: str = "default",
+    inside: bool = False,
     start: TaskEntry | None = None,
 ) -> PeftModel:
     """Constrain every LoRA layer of `model` to the subspace's basis and `new_directions` trainable columns a side.
 
+    inside: lora_A begins inside the basis and new directions at zero, so that these are used for what the basis lacks;
+    otherwise each new direction begins as a random rank of its own. Modules without a basis always begin so.
     start: begin with the dW of these coefficients (of a task of that subspace) instead of dW = 0; its head is not taken.
     Where neither the basis nor `new_directions` gives a column, or `start` does not fit: AlgebraError, the
     model unchanged. Returns `model`. A training step then costs (N K + D L) R more per module than plain LoRA's.
@@ -49,7 +51,7 @@ def constrain(
         require_float32(subspace)
     basis = subspace.basis if isinstance(subspace, Subspace) else subspace
     pairs = dict(lora_pairs(model, adapter_name))
-    sides = {m: _sides(m, pair, basis, new_directions, f"{seed}/{m}") for m, pair in pairs.items()}
+    sides = {m: _sides(m, pair, basis, new_directions, f"{seed}/{m}", inside) for m, pair in pairs.items()}
     if start is not None:
         begin(pairs, sides, start)
     for module, (out, into) in sides.items():
@@ -123,9 +125,7 @@ def constraints(model: PeftModel, adapter_name: str = "default") -> dict[str, tu
     return found
 
 
-def begin(
-    pairs: Mapping[str, LoraPair], sides: Mapping[str, tuple[InSubspace, InSubspace]], start: TaskEntry
-) -> None:
+def begin(pairs: Mapping[str, LoraPair], sides: Mapping[str, tuple[InSubspace, InSubspace]], start: TaskEntry) -> None:
     """Let constrained layers compute the dW of `start`. Modules that it has nothing for stay at dW = 0."""
     for module, own in start.coefficients.items():
         if module not in pairs:
@@ -135,7 +135,9 @@ def begin(
         begin_with(module, *sides[module], own, pairs[module].scaling)
 
 
-def _sides(module: str, pair: LoraPair, basis: Basis, new_directions: int, key: str) -> tuple[InSubspace, InSubspace]:
+def _sides(
+    module: str, pair: LoraPair, basis: Basis, new_directions: int, key: str, inside: bool
+) -> tuple[InSubspace, InSubspace]:
     B_NR, A_DR = pair.out.weight.flatten(1), pair.into.weight.flatten(1).T
     (N, R), D = B_NR.shape, A_DR.shape[0]
     if pair.out.constraint or pair.into.constraint:
@@ -145,9 +147,9 @@ def _sides(module: str, pair: LoraPair, basis: Basis, new_directions: int, key: 
         raise AlgebraError(f"{module}: no directions to train in: the basis is empty and none are added")
     new = min(new_directions, R)
     if pair.layout == EMBEDDING:  # PEFT's lora_B of standard normal entries
-        out = random_side(f"{key}/out", old.out_NK, new, B_NR, transpose=False, shortness=1 / N)
+        out = random_side(f"{key}/out", old.out_NK, new, B_NR, transpose=False, shortness=1 / N, inside=inside)
         return out, zero_side(old.in_DL, new, A_DR, transpose=True)
-    into = random_side(f"{key}/in", old.in_DL, new, A_DR, transpose=True, shortness=3)
+    into = random_side(f"{key}/in", old.in_DL, new, A_DR, transpose=True, shortness=3, inside=inside)
     return zero_side(old.out_NK, new, B_NR, transpose=False), into
 
 

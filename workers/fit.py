@@ -50,20 +50,30 @@ def fit(
     """
     model = lora_model(base, spec, len(task.labels))
     steps = steps_of(spec.recipe, len(task.train))
-    constrain(model, basis, new_directions=new_directions(spec, basis), seed=spec.seed)
+    directions, later = spec.directions, is_wide(spec, basis)
+    new = directions.later if later else directions.first
+    constrain(model, basis, new_directions=new, seed=spec.seed, inside=later)
     started = time.monotonic()
-    train(model, base, spec.recipe, task.train, spec.seed, steps, _Steps(progress, pause_seconds))
+    train(model, base, _recipe(spec, later), task.train, spec.seed, steps, _Steps(progress, pause_seconds))
     small = append(basis, release(model), tolerance=spec.directions.tolerance).update
     blob = encode_update(small, compact=True)
     attach(model, lift(decode_update(blob), basis))
     return Fitted(model, blob, steps, time.monotonic() - started)
 
 
-def new_directions(spec: FederationSpec, basis: Basis) -> int:
-    """How many to train beside this basis: many while it is narrow, few once it is wide enough."""
-    widths = [min(basis.widths().get(m.name, (0, 0))) for m in spec.modules]
-    directions = spec.directions
-    return directions.first if min(widths) < directions.basis_target else directions.later
+def is_wide(spec: FederationSpec, basis: Basis) -> bool:
+    """Whether the basis has as many columns, on average, as tasks need to begin inside it."""
+    widths = basis.widths()
+    sides = [width for m in spec.modules for width in widths.get(m.name, (0, 0))]
+    return sum(sides) >= spec.directions.basis_target * len(sides)
+
+
+def _recipe(spec: FederationSpec, later: bool) -> Recipe:
+    recipe = Recipe()
+    recipe.CopyFrom(spec.recipe)
+    if later and spec.recipe.learning_rate_directions_later:
+        recipe.learning_rate_directions = spec.recipe.learning_rate_directions_later
+    return recipe
 
 
 def lora_model(base: BaseModel, spec: FederationSpec, labels: int) -> PeftModel:

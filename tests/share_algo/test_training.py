@@ -14,6 +14,7 @@ from share_algo.constraint import COEFFICIENTS, NEW_DIRECTIONS
 from share_algo.lora_layers import lora_pairs
 from share_algo.training import read
 
+
 @pytest.fixture
 def x() -> torch.Tensor:
     return inputs()
@@ -57,6 +58,24 @@ def test_with_an_empty_basis_and_all_ranks_new_it_is_plain_lora_step_by_step(x: 
         for name, p in model.named_parameters():
             p.requires_grad_(p.requires_grad and not name.endswith(COEFFICIENTS))
     assert torch.allclose(trained(constrained, x)(x), trained(plain, x)(x), atol=1e-6)
+
+
+def test_begun_inside_it_is_the_base_model_with_lora_a_in_the_basis_and_no_saddle(x: torch.Tensor) -> None:
+    basis, plain = learned_basis(x), net()(x)
+    model = constrain(lora(), basis, new_directions=2, seed=0, inside=True)
+    assert torch.equal(model(x), plain)
+    pair = dict(lora_pairs(model))["proj"]
+    A_RD, in_DL = pair.into.matrix(), basis["proj"].in_DL
+    assert A_RD.norm() > 0.1 and torch.allclose(A_RD @ in_DL @ in_DL.T, A_RD, atol=1e-6)
+    trained(model, x)
+    for side in (pair.out.constraint, pair.into.constraint):
+        assert side is not None and side.coefficients.abs().max() > 0 and side.new_directions.abs().max() > 0
+
+
+def test_without_a_basis_there_is_no_inside_to_begin_in(x: torch.Tensor) -> None:
+    models = [constrain(lora(), Basis(), new_directions=2, seed=0, inside=inside) for inside in (True, False)]
+    one, other = (trained(model, x)(x) for model in models)
+    assert torch.equal(one, other)
 
 
 def test_releasing_changes_no_output_and_leaves_plain_lora(x: torch.Tensor, tmp_path: Path) -> None:

@@ -115,13 +115,14 @@ class Directions(_message.Message):
     def __init__(self, first: _Optional[int] = ..., later: _Optional[int] = ..., basis_target: _Optional[int] = ..., tolerance: _Optional[float] = ...) -> None: ...
 
 class Recipe(_message.Message):
-    __slots__ = ("epochs", "batch_size", "tokens_max", "learning_rate", "learning_rate_directions", "learning_rate_head", "scaling")
+    __slots__ = ("epochs", "batch_size", "tokens_max", "learning_rate", "learning_rate_directions", "learning_rate_head", "learning_rate_directions_later", "scaling")
     EPOCHS_FIELD_NUMBER: _ClassVar[int]
     BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
     TOKENS_MAX_FIELD_NUMBER: _ClassVar[int]
     LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
     LEARNING_RATE_DIRECTIONS_FIELD_NUMBER: _ClassVar[int]
     LEARNING_RATE_HEAD_FIELD_NUMBER: _ClassVar[int]
+    LEARNING_RATE_DIRECTIONS_LATER_FIELD_NUMBER: _ClassVar[int]
     SCALING_FIELD_NUMBER: _ClassVar[int]
     epochs: float
     batch_size: int
@@ -129,8 +130,9 @@ class Recipe(_message.Message):
     learning_rate: float
     learning_rate_directions: float
     learning_rate_head: float
+    learning_rate_directions_later: float
     scaling: float
-    def __init__(self, epochs: _Optional[float] = ..., batch_size: _Optional[int] = ..., tokens_max: _Optional[int] = ..., learning_rate: _Optional[float] = ..., learning_rate_directions: _Optional[float] = ..., learning_rate_head: _Optional[float] = ..., scaling: _Optional[float] = ...) -> None: ...
+    def __init__(self, epochs: _Optional[float] = ..., batch_size: _Optional[int] = ..., tokens_max: _Optional[int] = ..., learning_rate: _Optional[float] = ..., learning_rate_directions: _Optional[float] = ..., learning_rate_head: _Optional[float] = ..., learning_rate_directions_later: _Optional[float] = ..., scaling: _Optional[float] = ...) -> None: ...
 
 class JoinRequest(_message.Message):
     __slots__ = ("worker", "task", "federation_id", "base_fingerprint")
