@@ -194,7 +194,7 @@ class Basis:
         """This basis and one more block. Cost: one copy of the columns of the modules that grow."""
         old = self._columns
         columns = {**old, **{m: old[m].then(new) if m in old else _joined([new]) for m, new in block.items()}}
-        same = (Stretches(columns, b.ranges) if isinstance(b, Stretches) else b for b in self.blocks)
+        same = (b.of(columns) for b in self.blocks if isinstance(b, Stretches))  # all are, once joined
         basis = Basis((*same, _stretches(block, columns, self.widths())))
         basis.__dict__["_columns"] = columns
         return basis
@@ -209,20 +209,34 @@ class Basis:
 
 
 class Stretches(Mapping[str, Directions]):
-    """A block that has no columns of its own: of each module's joined columns those in a range (K, k), (L, l)."""
+    """A block that holds no columns: of each module's joined columns it is those in a range, (out, in).
 
-    def __init__(self, columns: Mapping[str, Directions], ranges: Mapping[str, tuple[slice, slice]]):
-        self._columns, self.ranges = columns, ranges
+    derived: its directions that are not held anyway, and stay what they are.
+    """
+
+    def __init__(
+        self,
+        columns: Mapping[str, Directions],
+        ranges: Mapping[str, tuple[slice, slice]],
+        derived: Mapping[str, Directions],
+    ):
+        self._columns, self._ranges, self._derived = columns, ranges, derived
 
     def __getitem__(self, module: str) -> Directions:
-        out, inn = self.ranges[module]
+        if module in self._derived:
+            return self._derived[module]
+        out, inn = self._ranges[module]
         return Directions(self._columns[module].out_NK[:, out], self._columns[module].in_DL[:, inn])
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.ranges)
+        return iter(self._ranges)
 
     def __len__(self) -> int:
-        return len(self.ranges)
+        return len(self._ranges)
+
+    def of(self, columns: Mapping[str, Directions]) -> Stretches:
+        """The same ranges of columns that begin with these."""
+        return Stretches(columns, self._ranges, self._derived)
 
 
 def _stretches(block: Block, columns: Mapping[str, Directions], ends: dict[str, tuple[int, int]]) -> Stretches:
@@ -232,7 +246,7 @@ def _stretches(block: Block, columns: Mapping[str, Directions], ends: dict[str, 
         (K, L), (more_K, more_L) = ends.get(module, (0, 0)), new.widths
         ends[module] = K + more_K, L + more_L
         ranges[module] = slice(K, K + more_K), slice(L, L + more_L)
-    return Stretches(columns, ranges)
+    return Stretches(columns, ranges, {module: new for module, new in block.items() if new.stored is not new})
 
 
 @dataclass(frozen=True)
