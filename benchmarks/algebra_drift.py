@@ -67,9 +67,9 @@ def _ref(samples: list[Sample]) -> Outcome:
 
 
 def bounded(quick: bool) -> list[dict]:
-    """Merges inside a budget, every one of which compacts: the mean of the last ones before each count."""
+    """Merges inside a budget, every one of which compacts. One module of d = 384."""
     counts = (8, 32, 64) if quick else (8, 32, 128, 1000, 10_000)
-    size = {"d": 768, "modules": 2, "r": 8, "shared": 48, "speed": SPEED}
+    size = {"d": 384, "modules": 1, "r": 8, "shared": 24, "speed": SPEED}
     made, seconds, rows = Subspace.empty(), [], []
     for i, sample in enumerate(drifting(counts[-1], **size)):
         one = adapter(sample)

@@ -32,6 +32,11 @@ class Certificate:
     def relative_error(self) -> float:
         return self.error / self.norm if self.norm else 0.0
 
+    @property
+    def weight(self) -> float:
+        """1 / ||dW||^2, so that no task is favoured for being loud (0 for a task that is zero)."""
+        return 1 / self.norm**2 if self.norm else 0.0
+
     def projected(self, error: float, *, nested: bool = True) -> Certificate:
         """After one more orthogonal projection, which lost `error` of what was kept.
 

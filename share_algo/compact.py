@@ -18,12 +18,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from share_algo.canonical import balanced, product_norm
 from share_algo.certificate import Certificate, largest
 from share_algo.errors import AlgebraError
 from share_algo.subspace import Result, Subspace, require_float32
 from share_algo.tucker import Cores, smallest, tucker
-from share_algo.types import Basis, Coefficients, Factors, TaskEntry
+from share_algo.turns import Turn, turned_basis, turned_entry
 
 EXPLAINED_VARIANCE = 0.6
 """The paper's choice. As a bound on dW's error it means little: about 63 % of each factor."""
@@ -75,6 +74,7 @@ def compact(
     """
     started = time.perf_counter()
     require_float32(subspace)
+    subspace = subspace.but(tasks=dict(subspace.tasks), certificates=dict(subspace.certificates))
     _check(size, tolerance, policy)
     scale = _scales(subspace, weights or {})
     rotations, lost = {}, {}
@@ -115,20 +115,7 @@ def _scales(subspace: Subspace, weights: Mapping[str, float]) -> dict[str, float
         raise AlgebraError(f"a weight for {odd[0]!r}, which is no task")
     if not all(0 <= w < math.inf for w in weights.values()):
         raise AlgebraError("weights must be finite and not negative")
-    scales = {}
-    for task, entry in subspace.tasks.items():
-        norm = certificate_of(subspace, task, entry).norm
-        scales[task] = weights.get(task, 1.0) / norm**2 if norm else 0.0
-    return scales
-
-
-def certificate_of(subspace: Subspace, task: str, entry: TaskEntry) -> Certificate:
-    """The task's certificate; one without a history counts as exact from now on."""
-    found = subspace.certificates.get(task)
-    if found is None:
-        norm = math.hypot(*(product_norm(c.P_KR.double(), c.Q_LR.double()) for c in entry.coefficients.values()))
-        found = Certificate(norm, 0.0)
-    return found
+    return {task: weights.get(task, 1.0) * subspace.certificate(task).weight for task in subspace.tasks}
 
 
 def _each_module(
@@ -144,7 +131,7 @@ def _each_module(
 
 def _columns(
     module: str, cores: Cores, size: Size | None, tolerance: Tolerance | None, policy: str, centred: bool
-) -> tuple[Tensor, Tensor] | None:
+) -> Turn | None:
     """The module's new columns inside the old ones, or None where nothing would shrink."""
     K, L = cores.P_TKR.shape[1], cores.Q_TLR.shape[1]
     wanted: Width | None = size[module] if isinstance(size, Mapping) else size
@@ -183,33 +170,18 @@ def _principal(X_TKR: Tensor, size: int | None, centred: bool) -> Tensor:
 
 
 def _rotated(
-    subspace: Subspace, rotations: Mapping[str, tuple[Tensor, Tensor]], lost: Mapping[str, Mapping[str, float]]
+    subspace: Subspace, rotations: Mapping[str, Turn], lost: Mapping[str, Mapping[str, float]]
 ) -> tuple[Subspace, dict[str, float]]:
     """Every task projected on the new columns, with its certificate; and what each lost, relative to before."""
-    block, turn = {}, {}
-    for module, columns in rotations.items():
-        M_out, M_in = columns
-        block[module], turn[module] = subspace.basis[module].turned(M_out, M_in), (M_out.T, M_in.T)
-    left = [{m: d for m, d in old.items() if m not in rotations} for old in subspace.basis.blocks]
-    basis = Basis(tuple(b for b in left if b) + ((block,) if block else ()))
+    basis = turned_basis(subspace.basis, rotations)
     tasks, certificates, errors = {}, {}, {}
     for task, entry in subspace.tasks.items():
-        coefficients = {m: _in(turn[m], c) if m in turn else c for m, c in entry.coefficients.items()}
-        tasks[task] = entry.with_coefficients(coefficients)
-        before = certificate_of(subspace, task, entry)
+        tasks[task] = turned_entry(entry, rotations)
+        before = subspace.certificate(task)
         error = math.hypot(*(lost[m].get(task, 0.0) for m in lost))
-        turned = [m for m in coefficients if m in turn]
+        turned = [m for m in entry.coefficients if m in rotations]
         nested = all(entry.coefficients[m].widths == subspace.basis[m].widths for m in turned)
         certificates[task] = before.projected(error, nested=nested) if turned else before
         errors[task] = error / before.norm if before.norm else 0.0
     after = subspace.but(basis=basis, tasks=MappingProxyType(tasks), certificates=MappingProxyType(certificates))
     return after, errors
-
-
-def _in(turn: tuple[Tensor, Tensor], old: Coefficients) -> Coefficients:
-    (K, _), (L, _) = old.P_KR.shape, old.Q_LR.shape
-    P_KR, Q_LR = turn[0][:, :K] @ old.P_KR.double(), turn[1][:, :L] @ old.Q_LR.double()
-    if P_KR.shape[1] > min(P_KR.shape[0], Q_LR.shape[0]) > 0:
-        smaller = balanced(Factors(P_KR, Q_LR.T))
-        P_KR, Q_LR = smaller.B_NR, smaller.A_RD.T
-    return Coefficients(P_KR.float(), Q_LR.float(), old.layout)

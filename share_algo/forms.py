@@ -22,7 +22,6 @@ from torch import Tensor
 
 from share_algo.canonical import drift_norm
 from share_algo.certificate import ROUNDING, Certificate, largest
-from share_algo.compact import certificate_of
 from share_algo.errors import AlgebraError
 from share_algo.quantise import HEAD, reduced, restored
 from share_algo.subspace import FLOAT32, Result, Subspace, require_float32
@@ -71,7 +70,7 @@ def quantise(subspace: Subspace, form: Form) -> Result[QuantiseReport]:
         tasks[task] = entry.with_coefficients(coefficients)
         read = {m: (c.read(subspace.basis[m]), coefficients[m].read(basis[m])) for m, c in entry.coefficients.items()}
         error = math.hypot(*(drift_norm(a, b) for a, b in read.values()))
-        before = certificate_of(subspace, task, entry)
+        before = subspace.certificate(task)
         certificates[task] = before.moved(error)
         errors[task] = error / before.norm if before.norm else 0.0
     after = subspace.but(
@@ -101,7 +100,7 @@ def dequantise(subspace: Subspace) -> Subspace:
     for task, entry in subspace.tasks.items():
         coefficients = {m: _mapped(maps[m], c) for m, c in entry.coefficients.items()}
         tasks[task] = entry.with_coefficients(coefficients)
-        before = certificate_of(subspace, task, entry)
+        before = subspace.certificate(task)
         certificates[task] = before.moved(ROUNDING * before.norm)
     return subspace.but(
         basis=Basis((block,) if block else ()),

@@ -43,6 +43,10 @@ class Cores:
         outside_P, outside_Q = self.P_TKR - inside_P, self.Q_TLR - M_in @ (M_in.T @ self.Q_TLR)
         return (_energy_T(outside_P, self.Q_TLR) + _energy_T(inside_P, outside_Q)).clamp(min=0).sqrt()
 
+    def grams(self) -> tuple[Tensor, Tensor]:
+        """sum w C C^T and sum w C^T C."""
+        return _gram(self.P_TKR, self.Q_TLR, self.weight_T), _gram(self.Q_TLR, self.P_TKR, self.weight_T)
+
     def norm_T(self) -> Tensor:
         return _energy_T(self.P_TKR, self.Q_TLR).clamp(min=0).sqrt()
 
@@ -52,12 +56,12 @@ def tucker(cores: Cores, k: int, width_in: int, rounds: int = 50) -> tuple[Tenso
 
     Never worse than the start. Cost per round: T R (K^2 + L^2) and two eigendecompositions.
     """
-    M_in, _ = _leading(_gram(cores.Q_TLR, cores.P_TKR, cores.weight_T), width_in)
+    M_in, _ = leading(_gram(cores.Q_TLR, cores.P_TKR, cores.weight_T), width_in)
     total = float((cores.norm_T().square() * cores.weight_T).sum())
     before = -1.0
     for _ in range(max(1, rounds)):
-        M_out, _ = _leading(_gram(cores.P_TKR, M_in.T @ cores.Q_TLR, cores.weight_T), k)
-        M_in, kept = _leading(_gram(cores.Q_TLR, M_out.T @ cores.P_TKR, cores.weight_T), width_in)
+        M_out, _ = leading(_gram(cores.P_TKR, M_in.T @ cores.Q_TLR, cores.weight_T), k)
+        M_in, kept = leading(_gram(cores.Q_TLR, M_out.T @ cores.P_TKR, cores.weight_T), width_in)
         if kept - before <= IMPROVEMENT_MIN * total:
             break
         before = kept
@@ -98,7 +102,7 @@ def _gram(X_TKR: Tensor, Y_TLR: Tensor, weight_T: Tensor) -> Tensor:
     return (gram + gram.T) / 2
 
 
-def _leading(gram: Tensor, size: int) -> tuple[Tensor, float]:
+def leading(gram: Tensor, size: int) -> tuple[Tensor, float]:
     """Eigenvectors of the `size` largest eigenvalues, and the sum of these."""
     values, vectors = torch.linalg.eigh(gram)
     return vectors.flip(1)[:, :size], float(values.flip(0)[:size].sum())

@@ -19,7 +19,6 @@ from torch import Tensor
 from share_algo.append import DEFAULT_TOLERANCE, ROUNDING
 from share_algo.canonical import product_norm
 from share_algo.certificate import Certificate, largest
-from share_algo.compact import certificate_of
 from share_algo.errors import AlgebraError
 from share_algo.subspace import Result, Subspace, require_float32
 from share_algo.types import Coefficients, Directions, TaskEntry
@@ -67,7 +66,7 @@ def unite(first: Subspace, second: Subspace, *, tolerance: float = DEFAULT_TOLER
     tasks, certificates, errors = dict(first.tasks), dict(first.certificates), {}
     for task, entry in second.tasks.items():
         tasks[task], lost = _moved(entry, maps)
-        before = certificate_of(second, task, entry)
+        before = second.certificate(task)
         certificates[task] = before.projected(lost, nested=False)
         errors[task] = lost / before.norm if before.norm else 0.0
     after = first.but(
