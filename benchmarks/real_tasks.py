@@ -2,15 +2,16 @@
 
 federation   `fedshare run`: what the README's command does, coordinator, gRPC, Ray and all
 lora         one plain LoRA per task (each of the learning rates given; the best mean counts)
-random       coefficients only, in a random basis that nobody learned (likewise)
 
-python -m benchmarks.real_tasks --data DIR [--tasks a,b] [--methods lora,random] [--out FILE]
+python -m benchmarks.real_tasks --data DIR [--tasks a,b] [--methods lora] [--out FILE]
+Other controls are in controls.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sqlite3
 import subprocess
 import sys
 import time
@@ -25,9 +26,7 @@ from transformers import TrainerCallback
 
 from fedshare.federation_file import FederationFile, read_federation_file, with_sources
 from protos.fedshare.v1 import federation_pb2 as pb
-from share_algo import Basis
-from share_algo.derived import derived_block
-from share_algo.training import constrain, release
+from share_algo.codec import decode_update
 from workers.base_model import BaseModel, find_base_model
 from workers.evaluate import accuracy, logits_of
 from workers.fit import lora_model, steps_of, train
@@ -35,8 +34,9 @@ from workers.tasks import TaskData, load_task
 
 FILE = Path(__file__).with_name("real_tasks.toml")
 LORA_RATES = (3e-3, 6e-3)
-RANDOM_COLUMNS = 24
-RANDOM_RATES = (0.1,)
+RANK = 8
+WIDTHS = (768, 4096)
+"""Of hidden layers, for which bytes are worked out as well."""
 
 Method = Callable[[BaseModel, pb.FederationSpec, TaskData], PeftModel]
 
@@ -66,7 +66,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True)
     parser.add_argument("--tasks", default="")
-    parser.add_argument("--methods", default="federation,lora,random")
+    parser.add_argument("--methods", default="federation,lora")
     parser.add_argument("--home", default="real-home", help="of the federation; must be new")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", default="real_tasks.json")
@@ -78,32 +78,37 @@ def _federation(data: str, tasks: str, home: str) -> dict[str, float]:
     command = [sys.executable, "-m", "fedshare", "run", str(FILE), "--data", data, "--tasks", tasks, "--home", home]
     answer = subprocess.run([*command, "--json"], check=True, stdout=subprocess.PIPE, text=True).stdout
     (Path(home) / "results.json").write_text(answer)
+    for width in WIDTHS:
+        sent, lora = _bytes_at(Path(home), width)
+        print(f"the same directions and coefficients at a width of {width}: {sent:,} of {lora:,}, {sent / lora:.1%}")
     return {task["task"]: task["accuracy_at_head"] for task in json.loads(answer)["tasks"]}
+
+
+def _bytes_at(home: Path, width: int) -> tuple[int, int]:
+    """What the updates and LoRA's would take in all, were the model that wide: int8 directions and heads, float32."""
+    sent = lora = 0
+    with sqlite3.connect(home / "journal.sqlite") as connection:
+        digests = [digest for (digest,) in connection.execute("select digest from journal")]
+    for digest in digests:
+        blob = (home / "blobs" / f"{digest}.safetensors").read_bytes()
+        update = decode_update(blob)
+        (rows, narrow), *_ = (tensor.shape for tensor in update.entry.head.values() if tensor.ndim == 2)
+        columns = sum(sum(d.widths) for d in update.block.values()) + rows
+        sent += len(blob) + columns * (width - narrow)
+        lora += 4 * (len(update.entry.coefficients) * RANK * 2 * width + rows * (width + 1))
+    return sent, lora
 
 
 def _methods(names: str) -> list[tuple[str, Method]]:
     found: list[tuple[str, Method]] = []
     if "lora" in names:
         found += [(f"lora {rate:g}", _lora(rate)) for rate in LORA_RATES]
-    if "random" in names:
-        found += [(f"random {RANDOM_COLUMNS}, {rate:g}", _random(rate)) for rate in RANDOM_RATES]
     return found
 
 
 def _lora(rate: float) -> Method:
     def fit(base: BaseModel, spec: pb.FederationSpec, task: TaskData) -> PeftModel:
         return trained(lora_model(base, spec, len(task.labels)), base, spec, task, learning_rate_directions=rate)
-
-    return fit
-
-
-def _random(rate: float) -> Method:
-    def fit(base: BaseModel, spec: pb.FederationSpec, task: TaskData) -> PeftModel:
-        shapes = {m.name: (m.out_features, m.in_features) for m in spec.modules}
-        basis = Basis((derived_block(shapes, RANDOM_COLUMNS, spec.seed),))
-        model = constrain(lora_model(base, spec, len(task.labels)), basis, new_directions=0, seed=spec.seed)
-        release(trained(model, base, spec, task, learning_rate=rate))
-        return model
 
     return fit
 

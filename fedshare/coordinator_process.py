@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fedshare.errors import UserError
 
-START_SECONDS_MAX = 90.0
+START_SECONDS_MAX = 180.0
 STOP_SECONDS_MAX = 60.0
 RESTARTS_MAX = 5
 
