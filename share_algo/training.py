@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from peft import PeftModel
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor, nn
@@ -27,7 +26,7 @@ from share_algo.errors import AlgebraError
 from share_algo.lora_layers import LoraPair, lora_pairs
 from share_algo.peft_read import PREFIX
 from share_algo.subspace import Subspace, require_float32
-from share_algo.types import EMBEDDING, Adapter, Basis, Directions, Factors, TaskEntry
+from share_algo.types import EMBEDDING, Adapter, Basis, Factors, TaskEntry
 
 
 def constrain(
@@ -41,7 +40,7 @@ def constrain(
 ) -> PeftModel:
     """Constrain every LoRA layer of `model` to the subspace's basis and `new_directions` trainable columns a side.
 
-    start: begin with the dW of these coefficients (of a task of that subspace) instead of dW = 0; its head is not taken.
+    start: begin with the dW of these coefficients (a task's of that subspace) instead of dW = 0; its head is not taken.
     Where neither the basis nor `new_directions` gives a column, or `start` does not fit: AlgebraError, the
     model unchanged. Returns `model`. A training step then costs (N K + D L) R more per module than plain LoRA's.
     """
@@ -123,9 +122,7 @@ def constraints(model: PeftModel, adapter_name: str = "default") -> dict[str, tu
     return found
 
 
-def begin(
-    pairs: Mapping[str, LoraPair], sides: Mapping[str, tuple[InSubspace, InSubspace]], start: TaskEntry
-) -> None:
+def begin(pairs: Mapping[str, LoraPair], sides: Mapping[str, tuple[InSubspace, InSubspace]], start: TaskEntry) -> None:
     """Let constrained layers compute the dW of `start`. Modules that it has nothing for stay at dW = 0."""
     for module, own in start.coefficients.items():
         if module not in pairs:
