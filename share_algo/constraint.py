@@ -1,7 +1,7 @@
 """The constraint itself: a weight that is computed from frozen columns, coefficients and new directions.
 
-Numbers are held in float32 (or better) whatever the layer's own type is, and no autocast touches their product: so what is
-learned lies in the subspace to float32's rounding, and a released layer holds the very weights it was trained with.
+Numbers are held in float32 (or better) whatever the layer's own type is, and no autocast touches their product: so what
+is learned lies in the subspace to float32's rounding, and a released layer holds the very weights it was trained with.
 """
 
 from __future__ import annotations
@@ -69,14 +69,14 @@ def random_side(
 def begin_with(module: str, out: InSubspace, into: InSubspace, own: Coefficients, scaling: float) -> None:
     """Set both sides to compute the dW that `own` means, in the last ranks; the other ranks keep dW = 0 as they are.
 
-    The last, as the first are where new directions begin; one that belongs to a rank used here begins at zero, with a gradient.
+    The last, as the first are where new directions begin; that of a rank used here begins at zero, with a gradient.
     lora_A's rows get the length that PEFT's own begin with, so that learning rates mean what they mean there.
     """
     (K, L), r, R = own.widths, own.P_KR.shape[1], out.coefficients.shape[1]
     if r > R:
         raise AlgebraError(f"{module}: coefficients of rank {r} do not fit a layer of rank {R}")
-    if len(out.coefficients) < K or len(into.coefficients) < L:
-        have = (len(out.coefficients), len(into.coefficients))
+    have = (len(out.coefficients), len(into.coefficients))
+    if have[0] < K or have[1] < L:
         raise AlgebraError(f"{module}: coefficients for {(K, L)} columns, but the model is constrained to {have}")
     P, Q = (side.to(out.coefficients) for side in (own.P_KR, own.Q_LR))
     lengths = Q.norm(dim=0) * math.sqrt(3)

@@ -1,6 +1,7 @@
 """PEFT's LoRA layers, seen as pairs of factors: where each kind of layer keeps lora_A and lora_B, and in which shape.
 
-Linear and GPT-2's Conv1D keep two nn.Linear (over quantised base weights too), ConvNd two convolutions, Embedding two bare parameters.
+Linear and GPT-2's Conv1D keep two nn.Linear (over quantised base weights too), ConvNd two convolutions, Embedding two
+bare parameters.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ def constrain(
 
     inside: lora_A begins inside the basis and new directions at zero, so that these are used for what the basis lacks;
     otherwise each new direction begins as a random rank of its own. Modules without a basis always begin so.
-    start: begin with the dW of these coefficients (of a task of that subspace) instead of dW = 0; its head is not taken.
+    start: begin with the dW of these coefficients (a task's of that subspace) instead of dW = 0; its head is not taken.
     Where neither the basis nor `new_directions` gives a column, or `start` does not fit: AlgebraError, the
     model unchanged. Returns `model`. A training step then costs (N K + D L) R more per module than plain LoRA's.
     """

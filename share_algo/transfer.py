@@ -1,9 +1,9 @@
 """Start where a known task ended: warm starts for new tasks, and refining old ones on a newer basis (Share-full).
 
-A task's coefficients are a few kB beside a basis that is there anyway, so trying one costs no more than judging it. Only
-coefficients are taken: what another task's head makes of its features says nothing about new labels. So a candidate is
-judged by what a *fresh* head could make of its features: `probe_loss`, one pass over a little data and a ridge regression
-in closed form, instead of steps of training for each candidate.
+A task's coefficients are a few kB beside a basis that is there anyway, so trying one costs no more than judging it.
+Only coefficients are taken: what another task's head makes of its features says nothing about new labels. So a candidate
+is judged by what a *fresh* head could make of its features: `probe_loss`, one pass over a little data and a ridge
+regression in closed form, instead of steps of training for each candidate.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ RIDGES = tuple(10.0**power for power in range(-4, 3))
 
 @dataclass(frozen=True)
 class WarmStart:
-    """task: whose coefficients the model starts with, None for its own start at dW = 0. losses: of all that were tried."""
+    """task: whose coefficients the model starts with; None: its own start at dW = 0. losses: of all that were tried."""
 
     task: str | None
     losses: Mapping[str | None, float]
@@ -78,8 +78,9 @@ def refine(
 ) -> Merged:
     """Train an old task's coefficients and head on its own data, in the basis as it is now, and put them back.
 
-    The model starts as the task is in `subspace`; `train` trains whatever requires a gradient. Afterwards it is plain LoRA. The
-    basis is unchanged, other tasks bitwise so, and the certificate is that of what was trained now. (Share-full, arXiv:2602.06043.)
+    The model starts as the task is in `subspace`; `train` trains whatever requires a gradient. Afterwards it is plain
+    LoRA, the basis and all other tasks are bitwise what they were, and the certificate is that of what was trained now.
+    Share-full of arXiv:2602.06043.
     """
     entry = subspace.entry(task)
     constrain(model, subspace, new_directions=0, adapter_name=adapter_name, start=entry)
@@ -93,7 +94,7 @@ def refine(
 
 @torch.no_grad()
 def probe_loss(features_EF: Tensor, labels_E: Tensor) -> float:
-    """Mean squared leave-one-out error of a ridge regression from features to the labels' one-hot rows, of the best ridge.
+    """Mean squared leave-one-out error of ridge regression from features to one-hot labels, for the best ridge.
 
     features_EF: E examples' features as a head would get them. Exact without fitting E times: a residual of a linear
     smoother H, left out, is residual / (1 - H_ii) (Allen's PRESS statistic, Technometrics 1974). Cost: E^2 (E + F).

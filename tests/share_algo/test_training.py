@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
-from training_samples import RANK, inputs, learned_basis, lora, net, trained
+from training_samples import RANK, D, N, inputs, learned_basis, lora, net, trained
 
-from share_algo import AlgebraError, Basis, append, attach, constrain, lift, release
+from share_algo import AlgebraError, Basis, Directions, append, attach, constrain, lift, release
 from share_algo.constraint import COEFFICIENTS, NEW_DIRECTIONS
 from share_algo.lora_layers import lora_pairs
 from share_algo.training import read
@@ -117,3 +117,33 @@ def test_an_adapter_for_other_modules_is_refused_by_name(x: torch.Tensor) -> Non
     renamed = type(adapter)({"other": adapter.factors["proj"]}, adapter.head)
     with pytest.raises(AlgebraError, match="other"):
         attach(lora(), renamed)
+
+
+def test_data_decide_how_many_new_directions_are_kept() -> None:
+    """Trained wide every time: a task inside the basis needs none, one with two strange directions needs two."""
+    known = orthonormal(0, N, 5), orthonormal(1, D, 5)
+    basis = Basis(({"proj": Directions(known[0][:, :3], known[1][:, :3])},))
+    counts = []
+    for strange in range(3):
+        picked = slice(strange, strange + 3)  # so many columns lie outside the basis
+        wanted = known[0][:, picked] @ torch.diag(torch.tensor([1.0, 0.8, 0.6])) @ known[1][:, picked].T
+        adapter = release(fitted(constrain(lora(), basis, new_directions=RANK), wanted))
+        assert (adapter.factors["proj"].delta_ND() - wanted).norm() < 0.02 * wanted.norm()
+        report = append(basis, adapter, tolerance=0.1).modules["proj"]
+        counts.append((report.new_out, report.new_in))
+    assert counts == [(0, 0), (1, 1), (2, 2)]
+
+
+def orthonormal(seed: int, rows: int, columns: int) -> torch.Tensor:
+    return torch.linalg.qr(torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))).Q
+
+
+def fitted(model: PeftModel, wanted_ND: torch.Tensor) -> PeftModel:
+    """`proj` trained until its update is `wanted_ND`."""
+    [(_, pair)] = lora_pairs(model)
+    optimizer = torch.optim.Adam([p for n, p in model.named_parameters() if "lora_" in n and p.requires_grad], lr=0.02)
+    for _ in range(600):
+        optimizer.zero_grad()
+        (pair.scaling * pair.out.weight @ pair.into.weight - wanted_ND).square().sum().backward()
+        optimizer.step()
+    return model

@@ -128,5 +128,5 @@ def weights(model: PeftModel) -> list[Tensor]:
 
 def distance(one: Adapter, other: Adapter) -> float:
     """Largest relative difference of dW over modules."""
-    pairs = [(one.factors[m].delta_ND(), other.factors[m].delta_ND()) for m in one.factors]
+    pairs = [[f.B_NR.double() @ f.A_RD.double() for f in (one.factors[m], other.factors[m])] for m in one.factors]
     return max(float((a - b).norm() / b.norm()) for a, b in pairs)
