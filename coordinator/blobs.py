@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 
 from coordinator.errors import CoordinatorError
+from coordinator.together import Together
 from protos.chunks import digest_of
 
 
@@ -21,8 +22,11 @@ class Blobs:
         self._lock = Lock()
         self._held: list[str] = []
         self._spared: set[str] | None = None  # during a sweep: held since it began
-        folder.mkdir(parents=True, exist_ok=True)
-        for torn in folder.glob("*.part"):
+        self._sync = Together(self._sync_folder)
+        self._arriving = folder.with_name(f"{folder.name}-arriving")
+        for needed in (folder, self._arriving):
+            needed.mkdir(parents=True, exist_ok=True)
+        for torn in self._arriving.iterdir():  # a folder of its own: nothing here looks at every blob there is
             torn.unlink()
 
     def put(self, blob: bytes) -> str:
@@ -34,7 +38,7 @@ class Blobs:
         path = self.path(digest)
         if path.exists() and digest_of(path.read_bytes()) == digest:
             return digest
-        handle, part = tempfile.mkstemp(suffix=".part", dir=self.folder)
+        handle, part = tempfile.mkstemp(suffix=".part", dir=self._arriving)
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(blob)
@@ -44,7 +48,7 @@ class Blobs:
         except BaseException:
             Path(part).unlink(missing_ok=True)
             raise
-        _sync_folder(self.folder)
+        self._sync(None)
         return digest
 
     def get(self, digest: str) -> bytes:
@@ -81,7 +85,7 @@ class Blobs:
         finally:
             with self._lock:
                 self._spared = None
-        _sync_folder(self.folder)
+        self._sync(None)
         return deleted
 
     def _deleted(self, digest: str) -> bool:
@@ -94,10 +98,11 @@ class Blobs:
     def path(self, digest: str) -> Path:
         return self.folder / f"{digest}.safetensors"
 
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    def _sync_folder(self, waiting: Sequence[None]) -> Sequence[None]:
+        """The names of all who wait are on disk: once for all of them."""
+        handle = os.open(self.folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        return waiting

@@ -63,7 +63,7 @@ class Catalog:
     def ensure_root(self, federation_id: str, at: float) -> None:
         """Version 0: no directions, no tasks."""
         with self._writer.begin() as connection:
-            if connection.execute(select(func.count()).select_from(versions)).scalar_one() == 0:
+            if connection.execute(select(versions.c.version).limit(1)).one_or_none() is None:
                 root = Version(0, 0, 0, 0, _digest(federation_id), at)
                 _insert_version(connection, root, None)
 

@@ -3,6 +3,7 @@
 HOME/journal.sqlite   tables.py          HOME/blobs/    blobs.py
 HOME/lineage/         MLflow's store     HOME/lock      held while a coordinator runs
 HOME/address          host:port of the running coordinator
+HOME/blobs-arriving/  blobs that are not whole yet
 """
 
 from __future__ import annotations

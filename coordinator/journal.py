@@ -7,14 +7,16 @@ says. One line appends.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from typing import Any
 
 from google.protobuf import json_format
-from sqlalchemy import Connection, Engine, Row, func, insert, select
+from sqlalchemy import Connection, Engine, Row, bindparam, func, insert, select
 
 from coordinator.errors import Refused
-from coordinator.members import must_be_current
+from coordinator.members import incarnations, must_be_current
 from coordinator.tables import commands, gone, journal, restated, verdicts, writer
+from coordinator.together import Together
 from coordinator.verdicts import Ruling, alive_at, decide, past_of
 from protos.chunks import digest_of
 from protos.fedshare.v1.federation_pb2 import (
@@ -73,35 +75,51 @@ class Decision:
 class Journal:
     def __init__(self, engine: Engine):
         self._engine, self._writer = engine, writer(engine)
+        self._appended, self._expected = Together(self._append), Together(self._expect)
 
     def append(self, submission: Submission, at: float) -> tuple[Decision, bool]:
-        """Durable when it returns: (decision, was it here before). A repeated id changes nothing."""
-        with self._writer.begin() as connection:
-            if known := self._known(connection, submission.update_id, submission.digest):
-                return known, True
-            must_be_current(connection, submission.worker, submission.incarnation)
-            must_be_here(connection, submission.base_version)
-            return _append(connection, submission, at), False
+        """Durable when it returns: (decision, was it here before). A repeated id changes nothing.
+
+        Submissions that arrive at the same time share one commit.
+        """
+        return self._appended((submission, at))
+
+    def expect(self, submission: Submission) -> Decision | None:
+        """The decision on an update that is here already; None for a new one. What `append` would refuse is refused."""
+        return self._expected(submission)
 
     def command(self, request: CommandRequest, at: float) -> tuple[Decision, bool]:
-        """The same for a command."""
+        """The same as `append` for a command."""
         wire = request.SerializeToString(deterministic=True)
         submission = Submission(request.command_id, digest_of(wire), len(wire))
         with self._writer.begin() as connection:
-            if known := self._known(connection, submission.update_id, submission.digest):
-                return known, True
-            decision = _append(connection, submission, at)
+            known = _Known(connection, [submission])
+            if before := known.here(submission):
+                return before, True
+            row = known.add(submission, at)
+            connection.execute(insert(journal), [row])
             said = json_format.MessageToJson(request)
-            connection.execute(insert(commands).values(position=decision.position, request=said))
-            return decision, False
+            connection.execute(insert(commands).values(position=row["position"], request=said))
+        return Decision(submission.update_id, row["position"]), False
 
-    def expect(self, update_id: str, digest: str, worker: str, incarnation: int) -> Decision | None:
-        """The decision on an update that is here already; None for a new one. What `append` would refuse is refused."""
+    def _append(self, arrivals: Sequence[tuple[Submission, float]]) -> list[tuple[Decision, bool] | Refused]:
+        results: list[tuple[Decision, bool] | Refused] = []
+        with self._writer.begin() as connection:
+            known, rows = _Known(connection, [submission for submission, _ in arrivals]), []
+            for submission, at in arrivals:
+                before = known.expect(submission)
+                if before is None:
+                    rows.append(known.add(submission, at))
+                after = before or known.expect(submission)
+                results.append(after if isinstance(after, Refused) else (after, before is not None))
+            if rows:
+                connection.execute(insert(journal), rows)
+        return results
+
+    def _expect(self, submissions: Sequence[Submission]) -> list[Decision | Refused | None]:
         with self._engine.connect() as connection:
-            if known := self._known(connection, update_id, digest):
-                return known
-            must_be_current(connection, worker, incarnation)
-            return None
+            known = _Known(connection, submissions)
+        return [known.expect(submission) for submission in submissions]
 
     def after(self, position: int) -> Position | None:
         """The next entry to be consumed."""
@@ -183,27 +201,49 @@ class Journal:
             ).all()
         return [(_position(row), _decision(row)) for row in rows]
 
-    @staticmethod
-    def _known(connection: Connection, update_id: str, digest: str) -> Decision | None:
-        row = connection.execute(_decisions().where(journal.c.update_id == update_id)).one_or_none()
-        if row is not None and row.digest != digest:
-            raise Refused(OUTCOME_REFUSED_ID_REUSED, f"update {update_id} is here already, with other bytes")
-        return _decision(row) if row else None
+
+class _Known:
+    """What the journal, the members and the versions say about some submissions, read at once, in one transaction."""
+
+    def __init__(self, connection: Connection, submissions: Sequence[Submission]):
+        rows = connection.execute(_BY_ID, {"ids": [s.update_id for s in submissions]}).all()
+        self._here = {row.update_id: (row.digest, _decision(row)) for row in rows}
+        self._incarnations = incarnations(connection, {s.worker for s in submissions})
+        self._gone = dict(list(connection.execute(_GONE, {"versions": [s.base_version for s in submissions]})))
+        self._newest = connection.execute(_NEWEST).scalar_one()
+
+    def expect(self, submission: Submission) -> Decision | Refused | None:
+        """None: it is new, and may be added."""
+        try:
+            if before := self.here(submission):
+                return before
+            must_be_current(self._incarnations, submission.worker, submission.incarnation)
+            must_be_here(self._gone, submission.base_version)
+        except Refused as refused:
+            return refused
+        return None
+
+    def here(self, submission: Submission) -> Decision | None:
+        """Raises Refused when its id is another's."""
+        digest, decision = self._here.get(submission.update_id, (submission.digest, None))
+        if digest != submission.digest:
+            raise Refused(OUTCOME_REFUSED_ID_REUSED, f"update {submission.update_id} is here already, with other bytes")
+        return decision
+
+    def add(self, submission: Submission, at: float) -> dict[str, Any]:
+        """Its row: the next position is this submission's."""
+        self._newest += 1
+        self._here[submission.update_id] = (submission.digest, Decision(submission.update_id, self._newest))
+        return {**vars(submission), "position": self._newest, "received_at": at}
 
 
-def must_be_here(connection: Connection, base_version: int) -> None:
-    """Inside the caller's transaction: no update is journaled whose base version nobody can read any more."""
-    why = connection.execute(select(gone.c.why).where(gone.c.version == base_version)).scalar()
-    if why:
+def must_be_here(gone_versions: Mapping[int, str], base_version: int) -> None:
+    """No update is journaled whose base version nobody can read any more. Raises Refused."""
+    if base_version in gone_versions:
         raise Refused(
             OUTCOME_REFUSED_BASE_GONE,
-            f"version {base_version}, for which it was made, was {why}: fit again on the head",
+            f"version {base_version}, for which it was made, was {gone_versions[base_version]}: fit again on the head",
         )
-
-
-def _append(connection: Connection, submission: Submission, at: float) -> Decision:
-    row = connection.execute(insert(journal).values(**asdict(submission), received_at=at))
-    return Decision(submission.update_id, row.inserted_primary_key[0])
 
 
 def _decisions():  # type: ignore[no-untyped-def]
@@ -215,6 +255,11 @@ def _decisions():  # type: ignore[no-untyped-def]
     for other in (verdicts, commands, restated):
         joined = joined.outerjoin(other, journal.c.position == other.c.position)  # type: ignore[assignment]
     return select(journal, *columns).select_from(joined)
+
+
+_BY_ID = _decisions().where(journal.c.update_id.in_(bindparam("ids", expanding=True)))
+_GONE = select(gone.c.version, gone.c.why).where(gone.c.version.in_(bindparam("versions", expanding=True)))
+_NEWEST = select(func.coalesce(func.max(journal.c.position), 0))
 
 
 def _position(row: Row) -> Position:

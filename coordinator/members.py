@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Engine, func, insert, select, update
+from sqlalchemy import Connection, Engine, bindparam, func, insert, select, update
 
 from coordinator.errors import Refused
 from coordinator.tables import members, writer
@@ -42,7 +43,7 @@ class Members:
 
     def leave(self, worker: str, incarnation: int, at: float) -> None:
         with self._writer.begin() as connection:
-            must_be_current(connection, worker, incarnation)
+            must_be_current(incarnations(connection, [worker]), worker, incarnation)
             connection.execute(update(members).where(members.c.worker == worker).values(left_at=at))
 
     def everyone(self) -> list[Member]:
@@ -58,13 +59,23 @@ class Members:
         return 1
 
 
-def must_be_current(connection: Connection, worker: str, incarnation: int) -> None:
-    """Inside the caller's transaction, so that it still holds when the caller writes."""
-    current = connection.execute(select(members.c.incarnation).where(members.c.worker == worker)).scalar()
-    if current is None:
+def incarnations(connection: Connection, workers: Collection[str]) -> dict[str, int]:
+    """The current one of each that is a member. To be read inside the transaction that writes."""
+    return {row.worker: row.incarnation for row in connection.execute(_INCARNATIONS, {"workers": list(workers)})}
+
+
+def must_be_current(current: Mapping[str, int], worker: str, incarnation: int) -> None:
+    """Raises Refused."""
+    if worker not in current:
         raise Refused(OUTCOME_REFUSED_INCARNATION, f"{worker} is not a member: join first")
-    if current != incarnation:
+    if current[worker] != incarnation:
         raise Refused(
             OUTCOME_REFUSED_INCARNATION,
-            f"incarnation {incarnation} of {worker} is no longer current: incarnation {current} has joined since",
+            f"incarnation {incarnation} of {worker} is no longer current:"
+            f" incarnation {current[worker]} has joined since",
         )
+
+
+_INCARNATIONS = select(members.c.worker, members.c.incarnation).where(
+    members.c.worker.in_(bindparam("workers", expanding=True))
+)

@@ -7,6 +7,7 @@ import ipaddress
 import logging
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import time
 
@@ -24,13 +25,16 @@ from coordinator.lineage import Lineage, LineageOff
 from coordinator.measured import Measured
 from coordinator.members import Members
 from coordinator.receive import Receiver
-from coordinator.service import Edge, Service
+from coordinator.service import SUBMITS_MAX, Edge, Service
 from protos.fedshare.v1.federation_pb2 import FederationSpec
 
 log = logging.getLogger(__name__)
 
 MERGE_THREADS = 1
 """A merge is many small matrices: more threads than free cores make it up to a hundred times slower."""
+
+THREADS = 2 * SUBMITS_MAX
+"""For whatever blocks: updates that arrive together share their commits, and nobody waits behind them."""
 
 
 def serve(
@@ -58,6 +62,7 @@ async def serve_home(
     home: Home, stop: asyncio.Event, host: str, port: int, with_lineage: bool = True, tracking_uri: str = ""
 ) -> None:
     """Serve an open home until `stop` is set, then finish the entry at hand."""
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS))
     catalog, journal = Catalog(home.engine), Journal(home.engine)
     members, measured = Members(home.engine), Measured(home.engine)
     catalog.ensure_root(home.spec.federation_id, time())

@@ -49,7 +49,7 @@ class Receiver:
     def expect(self, header: pb.UpdateHeader) -> Decision | None:
         """Before any chunk is read: the first verdict if this update is here already, or a refusal."""
         admit.header(self.spec, header)
-        return self._journal.expect(header.update_id, header.digest, header.worker, header.incarnation)
+        return self._journal.expect(submission(header))
 
     def accept(self, header: pb.UpdateHeader, blob: bytes) -> tuple[Decision, bool]:
         """The whole blob has come and has its digest. Returns (decision, was it here before)."""
@@ -58,7 +58,7 @@ class Receiver:
         try:
             with self._blobs.holding(header.digest):
                 self._blobs.put(blob)
-                decision, repeated = self._journal.append(_submission(header), time())
+                decision, repeated = self._journal.append(submission(header), time())
         except (OSError, OperationalError) as error:
             if disk_is_full(error):
                 raise Refused(pb.OUTCOME_RETRY_DISK_FULL, DISK_FULL) from None
@@ -82,7 +82,7 @@ def _decoded(blob: bytes) -> Update:
         raise Refused(pb.OUTCOME_REFUSED_MALFORMED, str(error)) from None
 
 
-def _submission(header: pb.UpdateHeader) -> Submission:
+def submission(header: pb.UpdateHeader) -> Submission:
     return Submission(
         update_id=header.update_id,
         worker=header.worker,

@@ -203,7 +203,8 @@ def _status(refused: Refused) -> grpc.StatusCode:
 
 async def _next(requests: AsyncIterator[pb.SubmitRequest]) -> pb.SubmitRequest:
     try:
-        return await asyncio.wait_for(anext(requests), CHUNK_SECONDS_MAX)
+        async with asyncio.timeout(CHUNK_SECONDS_MAX):
+            return await anext(requests)
     except (StopAsyncIteration, TimeoutError):
         raise Refused(pb.OUTCOME_RETRY_DIGEST, "the update did not come whole: send it again") from None
 

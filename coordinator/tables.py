@@ -13,11 +13,15 @@ however many tasks there are.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 
 from sqlalchemy import (
     JSON,
     Column,
+    Connection,
     Engine,
     Float,
     ForeignKey,
@@ -160,10 +164,11 @@ def open_database(path: Path) -> Engine:
     """Open or create the file, with this release's schema: WAL, every commit is on disk when it returns, and what is
     deleted is overwritten (secure_delete).
 
-    Transactions of `writer(engine)` take the write lock when they begin, so that what they read is still true
-    when they write; those of the engine itself read one consistent state and block nobody.
+    Transactions of `writer(engine)` come one after the other, so that what they read is still true when they
+    write; those of the engine itself read one consistent state and block nobody.
     """
-    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": BUSY_SECONDS_MAX})
+    connect_args = {"timeout": BUSY_SECONDS_MAX}
+    engine = create_engine(f"sqlite:///{path}", connect_args=connect_args, execution_options={"turn": Lock()})
 
     @event.listens_for(engine, "connect")
     def _on_connect(connection, _record):  # type: ignore[no-untyped-def]
@@ -181,6 +186,19 @@ def open_database(path: Path) -> Engine:
     return engine
 
 
-def writer(engine: Engine) -> Engine:
+class Writer:
+    """Threads wait for their turn here: SQLite would let them sleep and ask again, for up to 100 ms each time."""
+
+    def __init__(self, engine: Engine):
+        self._engine = engine.execution_options(writes=True)
+        self._turn = engine.get_execution_options()["turn"]
+
+    @contextmanager
+    def begin(self) -> Iterator[Connection]:
+        with self._turn, self._engine.begin() as connection:
+            yield connection
+
+
+def writer(engine: Engine) -> Writer:
     """The same database, for transactions that write."""
-    return engine.execution_options(writes=True)
+    return Writer(engine)

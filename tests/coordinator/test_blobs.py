@@ -48,7 +48,7 @@ def test_missing_blob_is_named(tmp_path: Path):
 
 def test_torn_files_are_cleared_away_at_the_start(tmp_path: Path):
     home = small_home(tmp_path / "home")
-    torn, whole = home / "blobs" / "tmpabc.part", home / "blobs" / f"{digest_of(b'x')}.safetensors"
+    torn, whole = home / "blobs-arriving" / "tmpabc.part", home / "blobs" / f"{digest_of(b'x')}.safetensors"
     torn.write_bytes(b"half of a bl")
     whole.write_bytes(b"x")
     with Coordinator(home, "--no-lineage"):
