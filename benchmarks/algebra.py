@@ -9,6 +9,7 @@ drift      40 adapters whose directions drift, added to eight: how wrong is the 
 bounded    CPU seconds of a merge under drift inside a budget of columns, by number of tasks
 gap        error of a streamed build over the error of the dense joint optimum, at equal size
 plants     mean relative dW error at equal bytes, on adapters with a known structure
+bits       the same for other numbers of bits of directions and coefficients
 One thread, CPU time: other work on the machine hardly counts. Prints a table and JSON.
 """
 
@@ -22,6 +23,7 @@ import numpy as np
 
 from benchmarks import algebra_peers as peers
 from benchmarks.algebra_add import add, add_large
+from benchmarks.algebra_bits import bits
 from benchmarks.algebra_build import build_rows
 from benchmarks.algebra_common import adapter, sample_of
 from benchmarks.algebra_drift import bounded, drift
@@ -96,7 +98,7 @@ def _cell(value: object) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     sections = {"add": add, "add-large": add_large, "build": build_rows, "drift": drift, "bounded": bounded,
-                "gap": gap, "plants": plants}  # fmt: skip
+                "gap": gap, "plants": plants, "bits": bits}  # fmt: skip
     large = (add_large, build_rows)
     parser.add_argument(
         "sections", nargs="*", default=[], metavar="SECTION", help=f"of {', '.join(sections)}; else all"

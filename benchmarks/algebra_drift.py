@@ -12,12 +12,12 @@ from share_algo import Subspace, compact, merge
 
 BEFORE, ADDED = 8, 40
 SPEED = 0.15
-BUDGET = 64
+BUDGET, NARROW = 64, 24
 
 
 def drift(quick: bool) -> list[dict]:
     """Eight adapters, then 40 more, one by one. Ours grows to its target, or is held to a budget of columns."""
-    size = {"d": 96, "modules": 1, "r": 4} if quick else {"d": 768, "modules": 4, "r": 8}
+    size = {"d": 96, "modules": 1, "r": 4} if quick else {"d": 768, "modules": 1, "r": 8}
     samples = list(drifting(BEFORE + ADDED, shared=24, speed=SPEED, **size))
     methods = {
         f"ours, target {TOLERANCE}": lambda: _ours(samples, None),
@@ -67,14 +67,14 @@ def _ref(samples: list[Sample]) -> Outcome:
 
 
 def bounded(quick: bool) -> list[dict]:
-    """Merges inside a budget, every one of which compacts. One module of d = 384."""
+    """Merges inside a budget, every one of which compacts. One module of d = 96."""
     counts = (8, 32, 64) if quick else (8, 32, 128, 1000, 10_000)
-    size = {"d": 384, "modules": 1, "r": 8, "shared": 24, "speed": SPEED}
+    size = {"d": 96, "modules": 1, "r": 4, "shared": 12, "speed": SPEED}
     made, seconds, rows = Subspace.empty(), [], []
     for i, sample in enumerate(drifting(counts[-1], **size)):
         one = adapter(sample)
         started = time.process_time()
-        made = merge(made, f"t{i}", one, tolerance=TOLERANCE, budget=BUDGET).subspace
+        made = merge(made, f"t{i}", one, tolerance=TOLERANCE, budget=NARROW).subspace
         seconds.append(time.process_time() - started)
         if i + 1 in counts:
             rows.append({"tasks": i + 1, **_bounded_row(made, seconds)})
@@ -85,6 +85,6 @@ def _bounded_row(made: Subspace, seconds: list[float]) -> dict:
     """Of the second half of all merges so far; beside it what one compaction that looks at every task takes."""
     late = sorted(seconds[len(seconds) // 2 :])
     started = time.process_time()
-    compact(made, size=BUDGET - 8)
+    compact(made, size=NARROW - 4)
     whole = time.process_time() - started
     return {"CPU s": sum(late) / len(late), "median": late[len(late) // 2], "longest": late[-1], "whole": whole}

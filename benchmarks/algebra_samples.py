@@ -19,11 +19,17 @@ def columns(rng: np.random.RandomState, rows: int, width: int) -> np.ndarray:
 
 
 def shared_columns(
-    tasks: int, d: int, modules: int, r: int, shared: int, noise: float, seed: int = 0
+    tasks: int, d: int, modules: int, r: int, shared: int, noise: float, seed: int = 0, decay: float = 0.0
 ) -> Iterator[Sample]:
-    """Both factors lie in `shared` common directions, but for a relative part `noise`."""
+    """Both factors lie in `shared` common directions, but for a relative part `noise`.
+
+    decay: the i-th direction matters i^-decay as much as the first.
+    """
     rng = np.random.RandomState(seed)
-    bases = {f"layer.{m}.q": (columns(rng, d, shared), columns(rng, d, shared)) for m in range(modules)}
+    weight = (np.arange(1, shared + 1) ** -decay).astype(np.float32)
+    bases = {
+        f"layer.{m}.q": (columns(rng, d, shared) * weight, columns(rng, d, shared) * weight) for m in range(modules)
+    }
     for _ in range(tasks):
         yield {m: (_near(rng, left, r, noise), _near(rng, right, r, noise).T) for m, (left, right) in bases.items()}
 

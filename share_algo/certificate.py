@@ -9,7 +9,7 @@ the second: then the triangle inequality bounds the sum, and that part of the er
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 ROUNDING = 1e-6
@@ -51,6 +51,25 @@ class Certificate:
         """After any change of at most `error`: triangle inequality."""
         is_bound = self.is_bound or min(self.error, error) > ROUNDING * self.norm
         return Certificate(self.norm, self.error + error, self.loose + error, is_bound)
+
+
+@dataclass(frozen=True)
+class ErrorsReport:
+    """What an operation on all tasks did. `errors`: what it alone cost each task it changed, relative; exact.
+
+    Bytes before and after, in the form that each subspace is stored in.
+    """
+
+    errors: Mapping[str, float]
+    certificates: Mapping[str, Certificate]
+    nbytes_before: int
+    nbytes: int
+    seconds: float
+
+    @property
+    def largest_relative_error(self) -> float:
+        """Of all tasks, against what was once merged: exact where the certificates are, otherwise a bound."""
+        return largest(self.certificates.values())
 
 
 def largest(certificates: Iterable[Certificate]) -> float:

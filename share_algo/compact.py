@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from share_algo.certificate import Certificate, largest
+from share_algo.certificate import ErrorsReport
 from share_algo.errors import AlgebraError
 from share_algo.subspace import Result, Subspace, require_float32
 from share_algo.tucker import Cores, smallest, tucker
@@ -32,21 +32,11 @@ EXACT = 1e-12
 
 
 @dataclass(frozen=True)
-class CompactReport:
-    """What a compaction did. `errors`: of this compaction alone, relative to what was kept before; exact."""
+class CompactReport(ErrorsReport):
+    """What a compaction did; before, after: (K, L) by module."""
 
-    errors: Mapping[str, float]
-    certificates: Mapping[str, Certificate]
     before: Mapping[str, tuple[int, int]]
     after: Mapping[str, tuple[int, int]]
-    nbytes_before: int
-    nbytes: int
-    seconds: float
-
-    @property
-    def largest_relative_error(self) -> float:
-        """Of all tasks, against what was once merged: exact where the certificates are, otherwise a bound."""
-        return largest(self.certificates.values())
 
 
 Width = int | tuple[int, int]
@@ -84,8 +74,8 @@ def compact(
             rotations[module] = columns
             lost[module] = dict(zip(tasks, cores.lost_T(*columns).tolist(), strict=True))
     after, errors = _rotated(subspace, rotations, lost)
-    report = CompactReport(errors, after.certificates, subspace.basis.widths(), after.basis.widths(),
-                           subspace.nbytes(), after.nbytes(), time.perf_counter() - started)  # fmt: skip
+    report = CompactReport(errors, after.certificates, subspace.nbytes(), after.nbytes(),
+                           time.perf_counter() - started, subspace.basis.widths(), after.basis.widths())  # fmt: skip
     return Result(after, report)
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor
 
 from share_algo.canonical import drift_norm
-from share_algo.certificate import ROUNDING, Certificate, largest
+from share_algo.certificate import ROUNDING, ErrorsReport
 from share_algo.errors import AlgebraError
 from share_algo.quantise import HEAD, reduced, restored
 from share_algo.subspace import FLOAT32, Result, Subspace, require_float32
@@ -31,20 +30,8 @@ FORMS = (FLOAT32, "bfloat16", "int8")
 Form = Literal["float32", "bfloat16", "int8"]
 
 
-@dataclass(frozen=True)
-class QuantiseReport:
-    """`errors`: what quantising alone cost each task, relative; measured. Bytes before and after."""
-
-    errors: Mapping[str, float]
-    certificates: Mapping[str, Certificate]
-    nbytes_before: int
-    nbytes: int
-    seconds: float
-
-    @property
-    def largest_relative_error(self) -> float:
-        """Of all tasks, against what was merged: a bound (certificates compose by the triangle inequality)."""
-        return largest(self.certificates.values())
+class QuantiseReport(ErrorsReport):
+    """What quantising did; its errors are measured."""
 
 
 def quantise(subspace: Subspace, form: Form) -> Result[QuantiseReport]:

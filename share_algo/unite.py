@@ -18,7 +18,7 @@ from torch import Tensor
 
 from share_algo.append import DEFAULT_TOLERANCE, ROUNDING
 from share_algo.canonical import product_norm
-from share_algo.certificate import Certificate, largest
+from share_algo.certificate import ErrorsReport
 from share_algo.errors import AlgebraError
 from share_algo.subspace import Result, Subspace, require_float32
 from share_algo.types import Coefficients, Directions, TaskEntry
@@ -34,19 +34,11 @@ class _Side:
 
 
 @dataclass(frozen=True)
-class UniteReport:
-    """`errors`: what each of the second's tasks lost in moving, relative; exact. `new`: directions by module."""
+class UniteReport(ErrorsReport):
+    """What uniting did to the second's tasks. new: directions by module; widths: (K, L) by module, afterwards."""
 
-    errors: Mapping[str, float]
-    certificates: Mapping[str, Certificate]
     new: Mapping[str, tuple[int, int]]
     widths: Mapping[str, tuple[int, int]]
-    nbytes: int
-    seconds: float
-
-    @property
-    def largest_relative_error(self) -> float:
-        return largest(self.certificates.values())
 
 
 def unite(first: Subspace, second: Subspace, *, tolerance: float = DEFAULT_TOLERANCE) -> Result[UniteReport]:
@@ -75,8 +67,8 @@ def unite(first: Subspace, second: Subspace, *, tolerance: float = DEFAULT_TOLER
         certificates=MappingProxyType(certificates),
         base_model=first.base_model or second.base_model,
     )
-    seconds = time.perf_counter() - started
-    report = UniteReport(errors, after.certificates, new, after.basis.widths(), after.nbytes(), seconds)
+    report = UniteReport(errors, after.certificates, first.nbytes() + second.nbytes(), after.nbytes(),
+                         time.perf_counter() - started, new, after.basis.widths())  # fmt: skip
     return Result(after, report)
 
 
