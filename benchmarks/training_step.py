@@ -1,8 +1,8 @@
 """What a training step inside a subspace costs beside plain LoRA's: MiniLM, rank 8 on query and value.
 
 A step is forward, backward and AdamW. Every round times each variant once, plain LoRA among them; a figure is the
-median over the rounds of the ratio to the same round's plain LoRA. CPU seconds, so that other work on the machine hardly
-counts. kept_MB: what the forward pass keeps for the backward pass, parameters not counted.
+median over the rounds of the ratio to the same round's plain LoRA. CPU seconds, so that other work on the machine
+counts less. kept_MB: what the forward pass keeps for the backward pass beside parameters and basis.
 
 python -m benchmarks.training_step [--rounds 10] [--sentences 16] [--tokens 32]
 """
@@ -108,9 +108,9 @@ def _measured(
     started = time.process_time()
     _finish(model(**batch).loss, optimizer)
     seconds = time.process_time() - started
+    held = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
     if variant is not None:
         release(model)
-    held = {p.untyped_storage().data_ptr() for p in model.parameters()}
     return seconds, sum(size for pointer, size in kept.items() if pointer not in held)
 
 
