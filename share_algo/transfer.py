@@ -1,9 +1,9 @@
 """Start where a known task ended: warm starts for new tasks, and refining old ones on a newer basis (Share-full).
 
 A task's coefficients are a few kB beside a basis that is there anyway, so trying one costs no more than judging it.
-Only coefficients are taken: what another task's head makes of its features says nothing about new labels. So a candidate
-is judged by what a *fresh* head could make of its features: `probe_loss`, one pass over a little data and a ridge
-regression in closed form, instead of steps of training for each candidate.
+Only coefficients are taken: what another task's head makes of its features says nothing about new labels. So a
+candidate is judged by what a *fresh* head could make of its features: `probe_loss`, one pass over a little data and a
+ridge regression in closed form, instead of steps of training for each candidate.
 """
 
 from __future__ import annotations

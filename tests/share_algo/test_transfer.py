@@ -150,11 +150,11 @@ def test_only_the_tasks_named_are_tried(made: Subspace) -> None:
 
 def test_refining_improves_one_task_and_leaves_basis_and_others_bitwise(x: torch.Tensor, made: Subspace) -> None:
     small = compact(made, size=2).subspace
-    before = float(loss_of(attach(lora(), small.adapter("t1")), x, shift=1))
+    before = loss_of(attach(lora(), small.adapter("t1")), x, shift=1).item()
     seen = {}
 
     def train(model: PeftModel) -> None:
-        seen["start"] = float(loss_of(model, x, shift=1))
+        seen["start"] = loss_of(model, x, shift=1).item()
         names = [n for n, p in model.named_parameters() if p.requires_grad and p.numel()]
         assert not any("new_directions" in n for n in names)
         trained(model, x, steps=30, shift=1)
@@ -163,7 +163,7 @@ def test_refining_improves_one_task_and_leaves_basis_and_others_bitwise(x: torch
     result = refine(lora(), small, "t1", train)
     assert seen["start"] == pytest.approx(before, rel=1e-5)
     kept = result.subspace.adapter("t1")
-    assert float(loss_of(attach(lora(), kept), x, shift=1)) < before - 0.01
+    assert loss_of(attach(lora(), kept), x, shift=1).item() < before - 0.01
     assert result.report.new_directions == (0, 0) and result.subspace.basis is small.basis
     assert all(result.subspace.tasks[t] is small.tasks[t] for t in ("t0", "t2"))
     assert distance(kept, seen["learned"]) <= 1e-5
