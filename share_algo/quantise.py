@@ -26,7 +26,8 @@ HEAD = "head/"
 def reduced(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The compact form of float tensors by name.
 
-    An entry moves by at most max / (2 LEVELS) of its column, twice that of its row in a head.
+    An entry moves by at most max / (2 LEVELS) of its column, twice that of its row in a head. AlgebraError where a name
+    is taken by another's scale.
     """
     small: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
@@ -37,6 +38,10 @@ def reduced(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             small[name], small[name + SCALE] = steps.T.contiguous(), scale
         else:
             small[name] = tensor.to(torch.bfloat16)
+    if odd := sorted(
+        name for name in tensors if name.endswith(SCALE) and _is_int8(small.get(name.removesuffix(SCALE)))
+    ):
+        raise AlgebraError(f"{odd[0]}: this name is needed for the scale of {odd[0].removesuffix(SCALE)}")
     return small
 
 
@@ -52,7 +57,7 @@ def restored(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     whole: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        if name.endswith(SCALE):
+        if name.endswith(SCALE) and _is_int8(tensors.get(name.removesuffix(SCALE))):
             continue
         if tensor.dtype == torch.int8:
             scale = tensors.get(name + SCALE)
@@ -62,6 +67,10 @@ def restored(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             tensor = tensor.float()
         whole[name] = tensor
     return whole
+
+
+def _is_int8(tensor: Tensor | None) -> bool:
+    return tensor is not None and tensor.dtype == torch.int8
 
 
 def _quantised(tensor_NK: Tensor, *, power_of_two: bool = False) -> tuple[Tensor, Tensor]:

@@ -92,3 +92,14 @@ def test_a_layout_that_does_not_fit_its_numbers_is_refused(layout: dict) -> None
     assert unpacked(tensors, {"m": {"P": [4, 4]}}).keys() == {"P/m", "P/m.scale"}
     with pytest.raises(AlgebraError, match=r"layout says|two sizes"):
         unpacked(tensors, layout)
+
+
+def test_names_that_end_like_a_scale_are_kept_and_a_clash_is_refused() -> None:
+    g = torch.Generator().manual_seed(0)
+    factors = Factors(torch.randn(40, 2, generator=g), torch.randn(2, 30, generator=g))
+    update = append(Basis(), Adapter({"m.scale": factors}, {"norm.scale": torch.ones(3)})).update
+    again = decode_update(encode_update(update, compact=True))
+    assert torch.equal(again.entry.head["norm.scale"].float(), torch.ones(3))
+    assert list(again.entry.coefficients) == list(again.block) == ["m.scale"]
+    with pytest.raises(AlgebraError, match=r"m\.scale"):
+        reduced({"out/m": torch.ones(3, 1), "out/m.scale": torch.ones(3, 1)})
