@@ -146,7 +146,9 @@ def head_only(setting: Setting, task: TaskData, added: Sequence[Adapter]) -> Mea
     with torch.no_grad():
         for adapter in added:
             for module, factors in adapter.factors.items():
-                model.base_model.model.get_submodule(module).weight += factors.delta_ND() / len(added)
+                model.base_model.model.get_submodule(module).get_base_layer().weight.add_(
+                    factors.delta_ND() / len(added)
+                )
     trained(model, setting.base, setting.spec, task)
     head = sum(4 * p.numel() for p in model.parameters() if p.requires_grad)
     return Measured(measure(model, setting.base, setting.spec, task), head)
