@@ -75,8 +75,9 @@ def _rows(
     variants: list[Variant] = [None, *(v for v in product(WIDTHS, NEW_DIRECTIONS) if any(v))]
     seconds: dict[Variant, list[float]] = {variant: [] for variant in variants}
     kept = {}
-    for _ in range(rounds):
-        for variant in variants:
+    for number in range(rounds):
+        turn = number * len(variants) // rounds  # nothing is always first, or always after the same
+        for variant in variants[turn:] + variants[:turn]:
             second, kept[variant] = _measured(model, bases, batch, variant)
             seconds[variant].append(second)
     for variant in variants:

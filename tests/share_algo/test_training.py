@@ -83,6 +83,8 @@ def test_releasing_changes_no_output_and_leaves_plain_lora(x: torch.Tensor, tmp_
     before = model(x)
     release(model)
     assert torch.equal(model(x), before)
+    [(_, pair)] = lora_pairs(model)
+    assert pair.out.weight.requires_grad and pair.into.weight.requires_grad
     model.save_pretrained(tmp_path)
     again = PeftModel.from_pretrained(net(), tmp_path)
     assert torch.allclose(again(x), before, atol=1e-6)
@@ -147,3 +149,11 @@ def fitted(model: PeftModel, wanted_ND: torch.Tensor) -> PeftModel:
         (pair.scaling * pair.out.weight @ pair.into.weight - wanted_ND).square().sum().backward()
         optimizer.step()
     return model
+
+
+def test_a_head_that_the_model_lacks_is_refused_by_name() -> None:
+    adapter = read(lora())
+    with pytest.raises(AlgebraError, match=r"head classifier\.weight"):
+        attach(lora(), type(adapter)(adapter.factors, {"classifier.weight": torch.zeros(3, N)}))
+    with pytest.raises(AlgebraError, match="the head does not fit"):
+        attach(lora(), type(adapter)(adapter.factors, {"head.weight": torch.zeros(7, N), "head.bias": torch.zeros(7)}))
