@@ -45,7 +45,8 @@ def constrain(
     otherwise each new direction begins as a random rank of its own. Modules without a basis always begin so.
     start: begin with the dW of these coefficients (a task's of that subspace) instead of dW = 0; its head is not taken.
     Where neither the basis nor `new_directions` gives a column, or `start` does not fit: AlgebraError, the
-    model unchanged. Returns `model`. A training step then costs (N K + D L) R more per module than plain LoRA's.
+    model unchanged. Returns `model`. A training step then costs a few times (N K + D L) R more per module than plain
+    LoRA's, whatever the batch: PEFT looks at lora_A's weight twice in a forward pass, and the backward pass at both.
     """
     if isinstance(subspace, Subspace):
         require_float32(subspace)
