@@ -20,7 +20,7 @@ from rich.table import Table
 from benchmarks.receipts import blob_of, coordinator, header_of, small_spec
 from coordinator.bases import Bases
 from coordinator.catalog import Catalog
-from coordinator.draft import BlobName, Draft
+from coordinator.draft import BlobName, Draft, Kept
 from coordinator.history import History
 from coordinator.home import open_home
 from coordinator.integrate import Integrator
@@ -30,6 +30,7 @@ from coordinator.receive import submission
 from coordinator.transition import Record
 from coordinator.verdicts import Ruling
 from protos.fedshare.v1 import federation_pb2 as pb
+from share_algo import Certificate
 
 SHORT = 10
 
@@ -60,7 +61,7 @@ def _home(folder: Path, updates: int) -> Path:
                 position=n,
                 records=(Record(n, header.task, "worker", header.update_id),),
                 blocks=(name,) if n == 1 else (),
-                entries={header.task: (name, list(header.labels))},
+                entries={header.task: Kept(name, list(header.labels), Certificate(1.0, 0.0))},
                 first=(Ruling(n, pb.OUTCOME_MERGED),),
             )
             head = catalog.publish(head, draft, time.time())

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import NoReturn
 
+from coordinator.catalog import VERSION_MAX
 from coordinator.errors import Refused
 from protos.chunks import BLOB_BYTES_MAX
 from protos.fedshare.v1 import federation_pb2 as pb
@@ -46,6 +48,10 @@ def base_model(spec: pb.FederationSpec, fingerprint: str) -> None:
         )
 
 
+def no_such_version(number: int) -> NoReturn:
+    raise Refused(pb.OUTCOME_REFUSED_BASE_VERSION, f"version {number} does not exist in this federation")
+
+
 def metrics(values: Mapping[str, float]) -> None:
     if len(values) > METRICS_MAX or not all(NAME.fullmatch(key) for key in values):
         raise Refused(pb.OUTCOME_REFUSED_MALFORMED, f"at most {METRICS_MAX} metrics, each named like a task")
@@ -69,6 +75,8 @@ def header(spec: pb.FederationSpec, header: pb.UpdateHeader) -> None:
     federation(spec, header.federation_id)
     base_model(spec, header.base_fingerprint)
     metrics(header.metrics)
+    if header.base_version > VERSION_MAX:
+        no_such_version(header.base_version)
     if len(header.labels) > LABELS_MAX:
         raise Refused(pb.OUTCOME_REFUSED_MALFORMED, f"{len(header.labels)} labels; at most {LABELS_MAX} are kept")
     if not 0 < header.nbytes <= update_bytes_max(spec):

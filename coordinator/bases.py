@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from coordinator.admit import no_such_version
 from coordinator.blobs import Blobs
 from coordinator.catalog import Catalog, Version
 from coordinator.errors import Refused
@@ -27,7 +28,7 @@ class Bases:
         """Raises Refused when there is no such version, or its blobs are gone; CoordinatorError for a damaged blob."""
         version = self._catalog.get(number)
         if version is None:
-            raise Refused(pb.OUTCOME_REFUSED_BASE_VERSION, f"version {number} does not exist in this federation")
+            no_such_version(number)
         if version.gone:
             raise Refused(
                 pb.OUTCOME_REFUSED_BASE_GONE,

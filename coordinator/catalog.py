@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 
-from sqlalchemy import Connection, Engine, and_, func, insert, or_, select, update
+from sqlalchemy import Connection, Engine, Row, and_, func, insert, or_, select, update
 
-from coordinator.draft import BlobName, Draft
+from coordinator.draft import BlobName, Draft, Kept
 from coordinator.erasure import erase
 from coordinator.tables import blocks, entries, gone, versions, writer
 from coordinator.transition import Record
 from coordinator.verdicts import decide, overrule
+from share_algo import Certificate
 
 RECORDS_MAX = 1000
 VERSION_MAX = 2**63 - 1
@@ -28,9 +29,8 @@ class TaskBlob:
     """What a version holds of a task, and the version since which it is so."""
 
     task: str
-    blob: BlobName
     version: int
-    labels: list[str]
+    kept: Kept
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Catalog:
         query = select(entries).where(and_(entries.c.version_from <= v, until)).order_by(entries.c.task)
         with self._engine.connect() as connection:
             rows = connection.execute(query).all()
-        return [TaskBlob(r.task, BlobName(r.digest, r.nbytes), r.version_from, r.labels) for r in rows]
+        return [TaskBlob(r.task, r.version_from, _kept(r)) for r in rows]
 
     def publish(self, parent: Version, draft: Draft, at: float) -> Version:
         """The new head, durable and visible when this returns. With it all verdicts that follow from it."""
@@ -144,9 +144,7 @@ def _newest_generation(connection: Connection) -> int:
     return connection.execute(select(func.max(versions.c.generation))).scalar_one()
 
 
-def _change_entries(
-    connection: Connection, number: int, changed: Mapping[str, tuple[BlobName, Iterable[str]] | None]
-) -> None:
+def _change_entries(connection: Connection, number: int, changed: Mapping[str, Kept | None]) -> None:
     for task, entry in changed.items():
         connection.execute(
             update(entries)
@@ -154,14 +152,17 @@ def _change_entries(
             .values(version_until=number)
         )
         if entry is not None:
-            blob, labels = entry
-            connection.execute(
-                insert(entries).values(version_from=number, task=task, labels=list(labels), **asdict(blob))
-            )
+            own = {"labels": list(entry.labels), **asdict(entry.blob), **asdict(entry.certificate)}
+            connection.execute(insert(entries).values(version_from=number, task=task, **own))
+
+
+def _kept(row: Row) -> Kept:
+    certificate = Certificate(row.norm, row.error, row.loose, row.is_bound)
+    return Kept(BlobName(row.digest, row.nbytes), tuple(row.labels), certificate)
 
 
 def _digest_of(parent: Version, draft: Draft) -> str:
-    made_of = [entry and entry[0].digest for entry in draft.entries.values()]
+    made_of = [entry and entry.blob.digest for entry in draft.entries.values()]
     ids = [record.update_id for record in draft.records]
     return _digest(parent.digest, parent.version + 1, ids, [block.digest for block in draft.blocks], made_of)
 

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from coordinator.transition import Record
 from coordinator.verdicts import Ruling
+from share_algo import Certificate
 
 
 @dataclass(frozen=True)
 class BlobName:
     digest: str
     nbytes: int
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a version holds of a task: coefficients and head, what the head's rows mean, and how true it is."""
+
+    blob: BlobName
+    labels: Sequence[str]
+    certificate: Certificate
 
 
 @dataclass(frozen=True)
@@ -44,7 +54,7 @@ class Draft:
     records: tuple[Record, ...]
     blocks: tuple[BlobName, ...] = ()
     afresh: bool = False
-    entries: Mapping[str, tuple[BlobName, Iterable[str]] | None] = field(default_factory=dict)
+    entries: Mapping[str, Kept | None] = field(default_factory=dict)
     first: tuple[Ruling, ...] = ()
     later: tuple[Ruling, ...] = ()
     erasure: Erasure | None = None

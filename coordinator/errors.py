@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from protos.fedshare.v1.federation_pb2 import Outcome
 
-TRANSIENT_FROM = 30
-"""Outcomes from this number on ask for another try (see federation.proto)."""
+TRANSIENT = range(30, 40)
+"""Outcomes with these numbers ask for another try (see federation.proto)."""
 
 
 class CoordinatorError(Exception):
@@ -25,4 +25,4 @@ class Refused(Exception):
 
 
 def is_transient(outcome: Outcome) -> bool:
-    return outcome >= TRANSIENT_FROM
+    return outcome in TRANSIENT

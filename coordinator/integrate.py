@@ -16,7 +16,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from coordinator.catalog import Version
-from coordinator.draft import BlobName, Draft
+from coordinator.draft import BlobName, Draft, Kept
 from coordinator.erasure import Overtaken
 from coordinator.errors import CoordinatorError, Refused
 from coordinator.history import History
@@ -158,7 +158,7 @@ class Integrator:
         block = (self._kept(encode_block(result.block)),) if result.block else ()
         entry = self._kept(encode_entry(result.entry))
         merged = Ruling(position.position, pb.OUTCOME_MERGED)
-        changed = {arrived.task: (entry, arrived.labels)}
+        changed = {arrived.task: Kept(entry, arrived.labels, result.certificate)}
         return state, Draft(position.position, (result.record,), block, entries=changed, first=(merged,))
 
     def _ordered(self, position: Position, command: pb.CommandRequest) -> Draft:

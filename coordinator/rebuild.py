@@ -7,15 +7,16 @@ from dataclasses import dataclass, field
 
 from coordinator.errors import CoordinatorError
 from coordinator.transition import Arrived, Skipped, State, step
-from share_algo import Basis, TaskEntry
+from share_algo import Basis, Certificate, TaskEntry
 
 
 @dataclass(frozen=True)
 class Learned:
-    """A task in a basis, and what the rows of its head mean."""
+    """A task in a basis, what the rows of its head mean, and how true it is."""
 
     entry: TaskEntry
     labels: Sequence[str]
+    certificate: Certificate
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Rebuilt:
         state, result = step(State(0, self.basis), arrived, tolerance, rank)
         if isinstance(result, Skipped):
             raise CoordinatorError(f"update {arrived.update_id} cannot be merged again: {result.reason}")
-        return Rebuilt(state.basis, {**self.tasks, arrived.task: Learned(result.entry, arrived.labels)})
+        learned = Learned(result.entry, arrived.labels, result.certificate)
+        return Rebuilt(state.basis, {**self.tasks, arrived.task: learned})
 
 
 def rebuild(updates: Iterable[Arrived], tolerance: float, rank: int) -> Rebuilt:

@@ -73,7 +73,7 @@ class _Replay:
             raise CoordinatorError(f"version {version.version}: the journal and the store differ in the task {odd[0]}")
         for task, learned in self.newest.tasks.items():
             if before.tasks.get(task) is not learned:
-                entry = decode_entry(self.history.blobs.get(stored[task].blob.digest))
+                entry = decode_entry(self.history.blobs.get(stored[task].kept.blob.digest))
                 self._compare_task(version, task, learned, entry)
 
     def compare_basis(self, version: Version) -> None:

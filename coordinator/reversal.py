@@ -5,11 +5,11 @@ Nothing here changes the database: blobs are written, then one commit (Catalog.p
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from coordinator.catalog import Version
-from coordinator.draft import BlobName, Draft, Erasure
+from coordinator.draft import BlobName, Draft, Erasure, Kept
 from coordinator.errors import CoordinatorError
 from coordinator.history import History
 from coordinator.journal import Position
@@ -23,7 +23,7 @@ from share_algo.codec import encode_block, encode_entry, encode_update
 READABLE = (pb.OUTCOME_QUEUED, pb.OUTCOME_MERGED)
 """Outcomes of updates that may still be merged, or merged again."""
 
-Entries = Mapping[str, tuple[BlobName, Iterable[str]] | None]
+Entries = Mapping[str, Kept | None]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Reversal:
             raise CoordinatorError(f"there is no version {command.version}: the newest is {head.version}")
         if target.gone:
             raise CoordinatorError(f"version {command.version} was {target.gone}")
-        wanted = {t.task: (t.blob, t.labels) for t in catalog.tasks_of(target)}
+        wanted = {t.task: t.kept for t in catalog.tasks_of(target)}
         then, now = journal.alive_at(target.version), journal.alive_at(head.version)
         why = f"by a rollback to version {target.version}"
         later = [Ruling(p, pb.OUTCOME_REVERTED, reason=f"taken back {why}") for p in sorted(now - then)]
@@ -99,12 +99,14 @@ class Reversal:
 
     def _changed(self, head: Version, wanted: Entries) -> Entries:
         """What differs from the head."""
-        have = {t.task: (t.blob, t.labels) for t in self.history.catalog.tasks_of(head)}
+        have = {t.task: t.kept for t in self.history.catalog.tasks_of(head)}
         lost = dict.fromkeys(have.keys() - wanted.keys())
         return {**lost, **{task: entry for task, entry in wanted.items() if have.get(task) != entry}}
 
     def _stored(self, rebuilt: Rebuilt) -> Entries:
-        return {t: (self._kept(encode_entry(x.entry)), list(x.labels)) for t, x in rebuilt.tasks.items()}
+        return {
+            t: Kept(self._kept(encode_entry(x.entry)), tuple(x.labels), x.certificate) for t, x in rebuilt.tasks.items()
+        }
 
     def _kept(self, blob: bytes) -> BlobName:
         return BlobName(self.history.blobs.put(blob), len(blob))

@@ -6,6 +6,7 @@ commands     what a command asks for                             past_verdicts  
 versions     one row a version, immutable                        blocks, entries   which blobs a version is made of
 gone         versions of which only the record is left           restated     what stands in for a journaled blob
 metrics      what workers measured                               cursors      how far each reader has come
+lease        who may write
 
 An entry belongs to versions  version_from <= v < version_until (NULL: still), so a merge writes O(1) rows
 however many tasks there are.
@@ -20,6 +21,7 @@ from threading import Lock
 
 from sqlalchemy import (
     JSON,
+    Boolean,
     Column,
     Connection,
     Engine,
@@ -139,7 +141,19 @@ entries = Table(
     Column("digest", String, nullable=False),
     Column("nbytes", Integer, nullable=False),
     Column("labels", JSON, nullable=False),
+    Column("norm", Float, nullable=False),  # these four: share_algo's Certificate; norm 0 where none was kept
+    Column("error", Float, nullable=False),
+    Column("loose", Float, nullable=False),
+    Column("is_bound", Boolean, nullable=False),
     Index("entries_by_task", "task", "version_from"),
+)
+lease = Table(
+    "lease",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),  # 1: there is one row
+    Column("token", Integer, nullable=False),  # grows by 1 with each holder; who has an older one may not write
+    Column("holder", String, nullable=False),
+    Column("beats", Integer, nullable=False),  # grows while the holder lives
 )
 metrics = Table(
     "metrics",

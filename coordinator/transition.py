@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from protos.fedshare.v1.federation_pb2 import VERSION_KIND_MERGE, VersionKind
-from share_algo import Adapter, AlgebraError, Appended, Basis, Block, TaskEntry, Update, append, lift
+from share_algo import Adapter, AlgebraError, Appended, Basis, Block, Certificate, TaskEntry, Update, append, lift
 
 FLOAT32_BYTES = 4
 
@@ -60,12 +60,16 @@ class Record:
     metrics: Mapping[str, float] = field(default_factory=dict)
     kind: VersionKind = VERSION_KIND_MERGE
     note: str = ""
+    weight: float = 1.0
+    norm: float = 0.0
+    largest_error: float = 0.0
 
 
 @dataclass(frozen=True)
 class Merged:
     block: Block
     entry: TaskEntry
+    certificate: Certificate
     record: Record
 
 
@@ -84,7 +88,7 @@ def step(state: State, arrived: Arrived, tolerance: float, rank: int) -> tuple[S
     block = appended.update.block
     grown = state.basis.grown(block) if block else state.basis
     record = _record(arrived, appended, bytes_lora=_bytes_as_lora(adapter, rank))
-    merged = Merged(block, appended.update.entry, record)
+    merged = Merged(block, appended.update.entry, appended.certificate, record)
     return State(state.head + 1, grown), merged
 
 
@@ -106,6 +110,7 @@ def _record(arrived: Arrived, appended: Appended, *, bytes_lora: int) -> Record:
         bytes_sent=arrived.nbytes,
         bytes_lora=bytes_lora,
         metrics=dict(arrived.metrics),
+        norm=appended.certificate.norm,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Protocol
 
-from coordinator.catalog import Catalog, Version
+from coordinator.catalog import Catalog, TaskBlob, Version
 from coordinator.draft import BlobName
 from coordinator.errors import Refused
 from coordinator.journal import Decision, Journal
@@ -53,7 +53,7 @@ def manifest(catalog: Catalog, request: pb.FetchRequest) -> pb.Manifest:
         generation=version.generation,
         digest=version.digest,
         blocks=[_ref(name) for name in catalog.blocks_of(version)],
-        tasks=[pb.TaskRef(task=t.task, entry=_ref(t.blob), version=t.version, labels=t.labels) for t in wanted],
+        tasks=[_task(t) for t in wanted],
     )
 
 
@@ -78,7 +78,7 @@ def status(
             for m in members.everyone()
         ],
         bytes_basis=sum(b.nbytes for b in catalog.blocks_of(head)),
-        bytes_tasks=sum(t.blob.nbytes for t in catalog.tasks_of(head)),
+        bytes_tasks=sum(t.kept.blob.nbytes for t in catalog.tasks_of(head)),
         lineage=lineage.uri,
         lineage_behind=lineage.behind(),
         reverted=counts[pb.OUTCOME_REVERTED],
@@ -126,6 +126,17 @@ def merge_of(decision: Decision, catalog: Catalog) -> Record | None:
     version = catalog.get(decision.version) if decision.version else None
     found = [r for r in version.records if r.position == decision.position] if version else []
     return found[0] if found else None
+
+
+def _task(t: TaskBlob) -> pb.TaskRef:
+    return pb.TaskRef(
+        task=t.task,
+        entry=_ref(t.kept.blob),
+        version=t.version,
+        labels=t.kept.labels,
+        relative_error=t.kept.certificate.relative_error,
+        is_bound=t.kept.certificate.is_bound,
+    )
 
 
 def _ref(name: BlobName) -> pb.BlobRef:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 
 from share_algo.canonical import balanced, difference_norm, drift_norm
+from share_algo.certificate import Certificate
 from share_algo.errors import AlgebraError
 from share_algo.place import place
 from share_algo.types import Adapter, Basis, Coefficients, Directions, Factors, TaskEntry, Update
@@ -53,10 +54,17 @@ class Appended:
     modules: Mapping[str, ModuleReport]
 
     @property
+    def certificate(self) -> Certificate:
+        """Over all modules together, exact."""
+        modules = self.modules.values()
+        return Certificate(
+            *(math.hypot(*x) for x in zip(*((m.norm, m.error, m.rank_error) for m in modules), strict=True))
+        )
+
+    @property
     def relative_error(self) -> float:
         """|| dW - kept ||_F / || dW ||_F over all modules together."""
-        norm_sq = sum(m.norm**2 for m in self.modules.values())
-        return math.sqrt(sum(m.error**2 for m in self.modules.values()) / norm_sq) if norm_sq else 0.0
+        return self.certificate.relative_error
 
 
 def append(basis: Basis, adapter: Adapter, *, tolerance: float = DEFAULT_TOLERANCE) -> Appended:

@@ -186,10 +186,8 @@ def placed(subspace: Subspace, task: str, appended: Appended, base_model: str = 
     """The subspace with what `append` found in it. Cost: nothing that grows with tensors of other tasks."""
     block, entry = appended.update.block, appended.update.entry
     basis = subspace.basis.grown(block) if block else subspace.basis
-    modules = appended.modules.values()
-    norm, error, loose = (math.hypot(*x) for x in zip(*((m.norm, m.error, m.rank_error) for m in modules), strict=True))
     after = subspace.but(basis=basis, base_model=subspace.base_model or base_model)
-    return after.with_task(task, entry, Certificate(norm, error, loose))
+    return after.with_task(task, entry, appended.certificate)
 
 
 def base_model_of(adapter: Adapter) -> str:

@@ -76,9 +76,7 @@ def read(model: PeftModel, adapter_name: str = "default") -> Adapter:
         module: Factors((pair.out.matrix() * pair.scaling).float(), pair.into.matrix().float(), pair.layout)
         for module, pair in lora_pairs(model, adapter_name)
     }
-    rest = {name: tensor for name, tensor in model.state_dict().items() if ".lora_" not in name}
-    state = get_peft_model_state_dict(model, rest, adapter_name=adapter_name, save_embedding_layers=False)
-    head = {name.removeprefix(PREFIX): tensor.detach().clone() for name, tensor in state.items()}
+    head = {name: tensor.detach().clone() for name, tensor in _head_of(model, adapter_name).items()}
     transposed = getattr(model.peft_config[adapter_name], "fan_in_fan_out", False)
     return Adapter(factors, head, {"fan_in_fan_out": True} if transposed else {})
 
@@ -106,13 +104,23 @@ def attach_head(model: PeftModel, head: Mapping[str, Tensor], adapter_name: str 
     """Load a task's head into the modules that `model` trains whole. AlgebraError where it has no such part."""
     if not head:
         return
+    parts = _head_of(model, adapter_name)
+    if unknown := sorted(head.keys() - parts.keys()):
+        raise AlgebraError(f"head {unknown[0]}: the model has no such part")
+    if missing := sorted(parts.keys() - head.keys()):
+        raise AlgebraError(f"head {missing[0]}: the model has this part, the head has not")
     state: dict[str, Any] = {PREFIX + name: tensor for name, tensor in head.items()}
     try:
-        unexpected = set_peft_model_state_dict(model, state, adapter_name=adapter_name).unexpected_keys
+        set_peft_model_state_dict(model, state, adapter_name=adapter_name)
     except RuntimeError as error:
         raise AlgebraError(f"the head does not fit: {str(error).splitlines()[-1].strip()}") from None
-    if unexpected:
-        raise AlgebraError(f"head {unexpected[0].removeprefix(PREFIX)}: the model has no such part")
+
+
+def _head_of(model: PeftModel, adapter_name: str) -> dict[str, Tensor]:
+    """What `model` trains whole for its task, by the names that PEFT saves; not copied."""
+    rest = {name: tensor for name, tensor in model.state_dict().items() if ".lora_" not in name}
+    state = get_peft_model_state_dict(model, rest, adapter_name=adapter_name, save_embedding_layers=False)
+    return {name.removeprefix(PREFIX): tensor for name, tensor in state.items()}
 
 
 def constraints(model: PeftModel, adapter_name: str = "default") -> dict[str, tuple[InSubspace, InSubspace]]:

@@ -12,14 +12,14 @@ from sqlalchemy.engine import Engine
 
 from coordinator.blobs import Blobs
 from coordinator.catalog import Catalog
-from coordinator.draft import BlobName, Draft
+from coordinator.draft import BlobName, Draft, Kept
 from coordinator.home import open_home
 from coordinator.integrate import Integrator
 from coordinator.members import Members
 from coordinator.transition import Record
 from coordinator.verdicts import Ruling
 from protos.fedshare.v1 import federation_pb2 as pb
-from share_algo import Basis
+from share_algo import Basis, Certificate
 
 STEPS = 10
 """Of SQLite's machine, between two counts."""
@@ -39,7 +39,7 @@ def old_home(folder: Path, updates: int) -> Path:
                 position=n,
                 records=(Record(n, header.task, "raw", header.update_id),),
                 blocks=(name,) if n == 1 else (),
-                entries={header.task: (name, ["no", "yes"])},
+                entries={header.task: Kept(name, ["no", "yes"], Certificate(1.0, 0.0))},
                 first=(Ruling(n, pb.OUTCOME_MERGED),),
             )
             head = catalog.publish(head, draft, time.time())

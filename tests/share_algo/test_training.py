@@ -157,3 +157,5 @@ def test_a_head_that_the_model_lacks_is_refused_by_name() -> None:
         attach(lora(), type(adapter)(adapter.factors, {"classifier.weight": torch.zeros(3, N)}))
     with pytest.raises(AlgebraError, match="the head does not fit"):
         attach(lora(), type(adapter)(adapter.factors, {"head.weight": torch.zeros(7, N), "head.bias": torch.zeros(7)}))
+    with pytest.raises(AlgebraError, match=r"head head\.bias: the model has this part"):
+        attach(lora(), type(adapter)(adapter.factors, {"head.weight": torch.zeros(3, N)}))

@@ -182,7 +182,7 @@ def test_update_that_could_not_be_merged_is_kept_aside_and_the_task_is_learned_a
             header = journal_blob(home, blob, update_id=parcel.name, worker=own.worker, labels=["green", "red"])
             flip_a_byte(home.blobs.path(header.digest))
         coordinator.start()
-        with pytest.raises(Refusal, match=f"{parcel.name} was received but could not be merged: .* is damaged"):
+        with pytest.raises(Refusal, match=f"{parcel.name} was received but is not in a version: .* is damaged"):
             own.lead()
         assert own.outbox() == [] and [kept.name for kept in (own.home / "refused").iterdir()] == [parcel.name]
         assert "fitting" in own.lead().stages

@@ -6,6 +6,18 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class PolicyKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    POLICY_KIND_REPLACE: _ClassVar[PolicyKind]
+    POLICY_KIND_FEDASYNC: _ClassVar[PolicyKind]
+    POLICY_KIND_FEDBUFF: _ClassVar[PolicyKind]
+
+class StalenessRule(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    STALENESS_RULE_CONSTANT: _ClassVar[StalenessRule]
+    STALENESS_RULE_HINGE: _ClassVar[StalenessRule]
+    STALENESS_RULE_POLYNOMIAL: _ClassVar[StalenessRule]
+
 class Outcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     OUTCOME_UNSPECIFIED: _ClassVar[Outcome]
@@ -15,6 +27,9 @@ class Outcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     OUTCOME_REVERTED: _ClassVar[Outcome]
     OUTCOME_ERASED: _ClassVar[Outcome]
     OUTCOME_DONE: _ClassVar[Outcome]
+    OUTCOME_BUFFERED: _ClassVar[Outcome]
+    OUTCOME_QUARANTINED: _ClassVar[Outcome]
+    OUTCOME_REJECTED: _ClassVar[Outcome]
     OUTCOME_REFUSED_MALFORMED: _ClassVar[Outcome]
     OUTCOME_REFUSED_TOO_LARGE: _ClassVar[Outcome]
     OUTCOME_REFUSED_FEDERATION: _ClassVar[Outcome]
@@ -24,9 +39,12 @@ class Outcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     OUTCOME_REFUSED_SHAPE: _ClassVar[Outcome]
     OUTCOME_REFUSED_ID_REUSED: _ClassVar[Outcome]
     OUTCOME_REFUSED_BASE_GONE: _ClassVar[Outcome]
+    OUTCOME_REFUSED_LABELS: _ClassVar[Outcome]
     OUTCOME_RETRY_DISK_FULL: _ClassVar[Outcome]
     OUTCOME_RETRY_DIGEST: _ClassVar[Outcome]
     OUTCOME_RETRY_BUSY: _ClassVar[Outcome]
+    OUTCOME_SUPERSEDED: _ClassVar[Outcome]
+    OUTCOME_TOO_STALE: _ClassVar[Outcome]
 
 class VersionKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -34,6 +52,13 @@ class VersionKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     VERSION_KIND_MERGE: _ClassVar[VersionKind]
     VERSION_KIND_ROLLBACK: _ClassVar[VersionKind]
     VERSION_KIND_FORGET: _ClassVar[VersionKind]
+    VERSION_KIND_COMPACT: _ClassVar[VersionKind]
+POLICY_KIND_REPLACE: PolicyKind
+POLICY_KIND_FEDASYNC: PolicyKind
+POLICY_KIND_FEDBUFF: PolicyKind
+STALENESS_RULE_CONSTANT: StalenessRule
+STALENESS_RULE_HINGE: StalenessRule
+STALENESS_RULE_POLYNOMIAL: StalenessRule
 OUTCOME_UNSPECIFIED: Outcome
 OUTCOME_QUEUED: Outcome
 OUTCOME_MERGED: Outcome
@@ -41,6 +66,9 @@ OUTCOME_SKIPPED: Outcome
 OUTCOME_REVERTED: Outcome
 OUTCOME_ERASED: Outcome
 OUTCOME_DONE: Outcome
+OUTCOME_BUFFERED: Outcome
+OUTCOME_QUARANTINED: Outcome
+OUTCOME_REJECTED: Outcome
 OUTCOME_REFUSED_MALFORMED: Outcome
 OUTCOME_REFUSED_TOO_LARGE: Outcome
 OUTCOME_REFUSED_FEDERATION: Outcome
@@ -50,20 +78,24 @@ OUTCOME_REFUSED_INCARNATION: Outcome
 OUTCOME_REFUSED_SHAPE: Outcome
 OUTCOME_REFUSED_ID_REUSED: Outcome
 OUTCOME_REFUSED_BASE_GONE: Outcome
+OUTCOME_REFUSED_LABELS: Outcome
 OUTCOME_RETRY_DISK_FULL: Outcome
 OUTCOME_RETRY_DIGEST: Outcome
 OUTCOME_RETRY_BUSY: Outcome
+OUTCOME_SUPERSEDED: Outcome
+OUTCOME_TOO_STALE: Outcome
 VERSION_KIND_UNSPECIFIED: VersionKind
 VERSION_KIND_MERGE: VersionKind
 VERSION_KIND_ROLLBACK: VersionKind
 VERSION_KIND_FORGET: VersionKind
+VERSION_KIND_COMPACT: VersionKind
 
 class DescribeRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class FederationSpec(_message.Message):
-    __slots__ = ("federation_id", "name", "base", "modules", "rank", "tolerance", "seed", "directions", "recipe")
+    __slots__ = ("federation_id", "name", "base", "modules", "rank", "tolerance", "seed", "directions", "recipe", "policies", "quarantine", "budget", "versions_kept")
     FEDERATION_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     BASE_FIELD_NUMBER: _ClassVar[int]
@@ -73,6 +105,10 @@ class FederationSpec(_message.Message):
     SEED_FIELD_NUMBER: _ClassVar[int]
     DIRECTIONS_FIELD_NUMBER: _ClassVar[int]
     RECIPE_FIELD_NUMBER: _ClassVar[int]
+    POLICIES_FIELD_NUMBER: _ClassVar[int]
+    QUARANTINE_FIELD_NUMBER: _ClassVar[int]
+    BUDGET_FIELD_NUMBER: _ClassVar[int]
+    VERSIONS_KEPT_FIELD_NUMBER: _ClassVar[int]
     federation_id: str
     name: str
     base: BaseModel
@@ -82,7 +118,47 @@ class FederationSpec(_message.Message):
     seed: int
     directions: Directions
     recipe: Recipe
-    def __init__(self, federation_id: _Optional[str] = ..., name: _Optional[str] = ..., base: _Optional[_Union[BaseModel, _Mapping]] = ..., modules: _Optional[_Iterable[_Union[TargetModule, _Mapping]]] = ..., rank: _Optional[int] = ..., tolerance: _Optional[float] = ..., seed: _Optional[int] = ..., directions: _Optional[_Union[Directions, _Mapping]] = ..., recipe: _Optional[_Union[Recipe, _Mapping]] = ...) -> None: ...
+    policies: _containers.RepeatedCompositeFieldContainer[Policy]
+    quarantine: Quarantine
+    budget: Budget
+    versions_kept: int
+    def __init__(self, federation_id: _Optional[str] = ..., name: _Optional[str] = ..., base: _Optional[_Union[BaseModel, _Mapping]] = ..., modules: _Optional[_Iterable[_Union[TargetModule, _Mapping]]] = ..., rank: _Optional[int] = ..., tolerance: _Optional[float] = ..., seed: _Optional[int] = ..., directions: _Optional[_Union[Directions, _Mapping]] = ..., recipe: _Optional[_Union[Recipe, _Mapping]] = ..., policies: _Optional[_Iterable[_Union[Policy, _Mapping]]] = ..., quarantine: _Optional[_Union[Quarantine, _Mapping]] = ..., budget: _Optional[_Union[Budget, _Mapping]] = ..., versions_kept: _Optional[int] = ...) -> None: ...
+
+class Policy(_message.Message):
+    __slots__ = ("task", "kind", "mixing", "rule", "a", "b", "buffer_size", "staleness_max")
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    MIXING_FIELD_NUMBER: _ClassVar[int]
+    RULE_FIELD_NUMBER: _ClassVar[int]
+    A_FIELD_NUMBER: _ClassVar[int]
+    B_FIELD_NUMBER: _ClassVar[int]
+    BUFFER_SIZE_FIELD_NUMBER: _ClassVar[int]
+    STALENESS_MAX_FIELD_NUMBER: _ClassVar[int]
+    task: str
+    kind: PolicyKind
+    mixing: float
+    rule: StalenessRule
+    a: float
+    b: float
+    buffer_size: int
+    staleness_max: int
+    def __init__(self, task: _Optional[str] = ..., kind: _Optional[_Union[PolicyKind, str]] = ..., mixing: _Optional[float] = ..., rule: _Optional[_Union[StalenessRule, str]] = ..., a: _Optional[float] = ..., b: _Optional[float] = ..., buffer_size: _Optional[int] = ..., staleness_max: _Optional[int] = ...) -> None: ...
+
+class Quarantine(_message.Message):
+    __slots__ = ("deviations_max", "updates_min")
+    DEVIATIONS_MAX_FIELD_NUMBER: _ClassVar[int]
+    UPDATES_MIN_FIELD_NUMBER: _ClassVar[int]
+    deviations_max: float
+    updates_min: int
+    def __init__(self, deviations_max: _Optional[float] = ..., updates_min: _Optional[int] = ...) -> None: ...
+
+class Budget(_message.Message):
+    __slots__ = ("columns_max", "columns_after")
+    COLUMNS_MAX_FIELD_NUMBER: _ClassVar[int]
+    COLUMNS_AFTER_FIELD_NUMBER: _ClassVar[int]
+    columns_max: int
+    columns_after: int
+    def __init__(self, columns_max: _Optional[int] = ..., columns_after: _Optional[int] = ...) -> None: ...
 
 class BaseModel(_message.Message):
     __slots__ = ("name", "fingerprint")
@@ -218,20 +294,22 @@ class Receipt(_message.Message):
     def __init__(self, update_id: _Optional[str] = ..., outcome: _Optional[_Union[Outcome, str]] = ..., is_transient: bool = ..., reason: _Optional[str] = ..., position: _Optional[int] = ..., repeated: bool = ..., version: _Optional[int] = ...) -> None: ...
 
 class Verdict(_message.Message):
-    __slots__ = ("update_id", "outcome", "reason", "position", "version", "relative_error")
+    __slots__ = ("update_id", "outcome", "reason", "position", "version", "relative_error", "weight")
     UPDATE_ID_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     RELATIVE_ERROR_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
     update_id: str
     outcome: Outcome
     reason: str
     position: int
     version: int
     relative_error: float
-    def __init__(self, update_id: _Optional[str] = ..., outcome: _Optional[_Union[Outcome, str]] = ..., reason: _Optional[str] = ..., position: _Optional[int] = ..., version: _Optional[int] = ..., relative_error: _Optional[float] = ...) -> None: ...
+    weight: float
+    def __init__(self, update_id: _Optional[str] = ..., outcome: _Optional[_Union[Outcome, str]] = ..., reason: _Optional[str] = ..., position: _Optional[int] = ..., version: _Optional[int] = ..., relative_error: _Optional[float] = ..., weight: _Optional[float] = ...) -> None: ...
 
 class WatchRequest(_message.Message):
     __slots__ = ("worker", "incarnation")
@@ -304,16 +382,20 @@ class BlobRef(_message.Message):
     def __init__(self, digest: _Optional[str] = ..., nbytes: _Optional[int] = ...) -> None: ...
 
 class TaskRef(_message.Message):
-    __slots__ = ("task", "entry", "version", "labels")
+    __slots__ = ("task", "entry", "version", "labels", "relative_error", "is_bound")
     TASK_FIELD_NUMBER: _ClassVar[int]
     ENTRY_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
+    RELATIVE_ERROR_FIELD_NUMBER: _ClassVar[int]
+    IS_BOUND_FIELD_NUMBER: _ClassVar[int]
     task: str
     entry: BlobRef
     version: int
     labels: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, task: _Optional[str] = ..., entry: _Optional[_Union[BlobRef, _Mapping]] = ..., version: _Optional[int] = ..., labels: _Optional[_Iterable[str]] = ...) -> None: ...
+    relative_error: float
+    is_bound: bool
+    def __init__(self, task: _Optional[str] = ..., entry: _Optional[_Union[BlobRef, _Mapping]] = ..., version: _Optional[int] = ..., labels: _Optional[_Iterable[str]] = ..., relative_error: _Optional[float] = ..., is_bound: bool = ...) -> None: ...
 
 class ReportRequest(_message.Message):
     __slots__ = ("worker", "incarnation", "task", "version", "metrics")
@@ -383,7 +465,7 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("spec", "head", "queued", "merged", "skipped", "members", "bytes_basis", "bytes_tasks", "lineage", "lineage_behind", "reverted", "erased")
+    __slots__ = ("spec", "head", "queued", "merged", "skipped", "members", "bytes_basis", "bytes_tasks", "lineage", "lineage_behind", "reverted", "erased", "buffered", "quarantined", "generation")
     SPEC_FIELD_NUMBER: _ClassVar[int]
     HEAD_FIELD_NUMBER: _ClassVar[int]
     QUEUED_FIELD_NUMBER: _ClassVar[int]
@@ -396,6 +478,9 @@ class StatusReply(_message.Message):
     LINEAGE_BEHIND_FIELD_NUMBER: _ClassVar[int]
     REVERTED_FIELD_NUMBER: _ClassVar[int]
     ERASED_FIELD_NUMBER: _ClassVar[int]
+    BUFFERED_FIELD_NUMBER: _ClassVar[int]
+    QUARANTINED_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
     spec: FederationSpec
     head: int
     queued: int
@@ -408,7 +493,10 @@ class StatusReply(_message.Message):
     lineage_behind: int
     reverted: int
     erased: int
-    def __init__(self, spec: _Optional[_Union[FederationSpec, _Mapping]] = ..., head: _Optional[int] = ..., queued: _Optional[int] = ..., merged: _Optional[int] = ..., skipped: _Optional[int] = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., bytes_basis: _Optional[int] = ..., bytes_tasks: _Optional[int] = ..., lineage: _Optional[str] = ..., lineage_behind: _Optional[int] = ..., reverted: _Optional[int] = ..., erased: _Optional[int] = ...) -> None: ...
+    buffered: int
+    quarantined: int
+    generation: int
+    def __init__(self, spec: _Optional[_Union[FederationSpec, _Mapping]] = ..., head: _Optional[int] = ..., queued: _Optional[int] = ..., merged: _Optional[int] = ..., skipped: _Optional[int] = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., bytes_basis: _Optional[int] = ..., bytes_tasks: _Optional[int] = ..., lineage: _Optional[str] = ..., lineage_behind: _Optional[int] = ..., reverted: _Optional[int] = ..., erased: _Optional[int] = ..., buffered: _Optional[int] = ..., quarantined: _Optional[int] = ..., generation: _Optional[int] = ...) -> None: ...
 
 class Member(_message.Message):
     __slots__ = ("worker", "task", "incarnation", "joined_at", "left_at")
@@ -439,7 +527,7 @@ class VersionsReply(_message.Message):
     def __init__(self, versions: _Optional[_Iterable[_Union[VersionRecord, _Mapping]]] = ...) -> None: ...
 
 class VersionRecord(_message.Message):
-    __slots__ = ("version", "parent", "generation", "digest", "created_at", "task", "worker", "update_id", "base_version", "staleness", "relative_error", "relative_error_max", "new_out", "new_in", "basis_out", "basis_in", "bytes_sent", "bytes_lora", "metrics", "kind", "note", "gone")
+    __slots__ = ("version", "parent", "generation", "digest", "created_at", "task", "worker", "update_id", "base_version", "staleness", "relative_error", "relative_error_max", "new_out", "new_in", "basis_out", "basis_in", "bytes_sent", "bytes_lora", "metrics", "kind", "note", "gone", "weight", "norm", "largest_error")
     class MetricsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -469,6 +557,9 @@ class VersionRecord(_message.Message):
     KIND_FIELD_NUMBER: _ClassVar[int]
     NOTE_FIELD_NUMBER: _ClassVar[int]
     GONE_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    NORM_FIELD_NUMBER: _ClassVar[int]
+    LARGEST_ERROR_FIELD_NUMBER: _ClassVar[int]
     version: int
     parent: int
     generation: int
@@ -491,7 +582,10 @@ class VersionRecord(_message.Message):
     kind: VersionKind
     note: str
     gone: str
-    def __init__(self, version: _Optional[int] = ..., parent: _Optional[int] = ..., generation: _Optional[int] = ..., digest: _Optional[str] = ..., created_at: _Optional[float] = ..., task: _Optional[str] = ..., worker: _Optional[str] = ..., update_id: _Optional[str] = ..., base_version: _Optional[int] = ..., staleness: _Optional[int] = ..., relative_error: _Optional[float] = ..., relative_error_max: _Optional[float] = ..., new_out: _Optional[int] = ..., new_in: _Optional[int] = ..., basis_out: _Optional[int] = ..., basis_in: _Optional[int] = ..., bytes_sent: _Optional[int] = ..., bytes_lora: _Optional[int] = ..., metrics: _Optional[_Mapping[str, float]] = ..., kind: _Optional[_Union[VersionKind, str]] = ..., note: _Optional[str] = ..., gone: _Optional[str] = ...) -> None: ...
+    weight: float
+    norm: float
+    largest_error: float
+    def __init__(self, version: _Optional[int] = ..., parent: _Optional[int] = ..., generation: _Optional[int] = ..., digest: _Optional[str] = ..., created_at: _Optional[float] = ..., task: _Optional[str] = ..., worker: _Optional[str] = ..., update_id: _Optional[str] = ..., base_version: _Optional[int] = ..., staleness: _Optional[int] = ..., relative_error: _Optional[float] = ..., relative_error_max: _Optional[float] = ..., new_out: _Optional[int] = ..., new_in: _Optional[int] = ..., basis_out: _Optional[int] = ..., basis_in: _Optional[int] = ..., bytes_sent: _Optional[int] = ..., bytes_lora: _Optional[int] = ..., metrics: _Optional[_Mapping[str, float]] = ..., kind: _Optional[_Union[VersionKind, str]] = ..., note: _Optional[str] = ..., gone: _Optional[str] = ..., weight: _Optional[float] = ..., norm: _Optional[float] = ..., largest_error: _Optional[float] = ...) -> None: ...
 
 class MetricsRequest(_message.Message):
     __slots__ = ("task",)
@@ -522,14 +616,20 @@ class Metric(_message.Message):
     def __init__(self, worker: _Optional[str] = ..., task: _Optional[str] = ..., version: _Optional[int] = ..., name: _Optional[str] = ..., value: _Optional[float] = ..., at: _Optional[float] = ...) -> None: ...
 
 class CommandRequest(_message.Message):
-    __slots__ = ("command_id", "rollback", "forget")
+    __slots__ = ("command_id", "rollback", "forget", "compact", "judge", "collect")
     COMMAND_ID_FIELD_NUMBER: _ClassVar[int]
     ROLLBACK_FIELD_NUMBER: _ClassVar[int]
     FORGET_FIELD_NUMBER: _ClassVar[int]
+    COMPACT_FIELD_NUMBER: _ClassVar[int]
+    JUDGE_FIELD_NUMBER: _ClassVar[int]
+    COLLECT_FIELD_NUMBER: _ClassVar[int]
     command_id: str
     rollback: Rollback
     forget: Forget
-    def __init__(self, command_id: _Optional[str] = ..., rollback: _Optional[_Union[Rollback, _Mapping]] = ..., forget: _Optional[_Union[Forget, _Mapping]] = ...) -> None: ...
+    compact: Compact
+    judge: Judge
+    collect: Collect
+    def __init__(self, command_id: _Optional[str] = ..., rollback: _Optional[_Union[Rollback, _Mapping]] = ..., forget: _Optional[_Union[Forget, _Mapping]] = ..., compact: _Optional[_Union[Compact, _Mapping]] = ..., judge: _Optional[_Union[Judge, _Mapping]] = ..., collect: _Optional[_Union[Collect, _Mapping]] = ...) -> None: ...
 
 class Rollback(_message.Message):
     __slots__ = ("version",)
@@ -546,6 +646,54 @@ class Forget(_message.Message):
     worker: str
     erase: bool
     def __init__(self, task: _Optional[str] = ..., worker: _Optional[str] = ..., erase: bool = ...) -> None: ...
+
+class Compact(_message.Message):
+    __slots__ = ("size", "tolerance")
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    TOLERANCE_FIELD_NUMBER: _ClassVar[int]
+    size: int
+    tolerance: float
+    def __init__(self, size: _Optional[int] = ..., tolerance: _Optional[float] = ...) -> None: ...
+
+class Judge(_message.Message):
+    __slots__ = ("update_id", "accept")
+    UPDATE_ID_FIELD_NUMBER: _ClassVar[int]
+    ACCEPT_FIELD_NUMBER: _ClassVar[int]
+    update_id: str
+    accept: bool
+    def __init__(self, update_id: _Optional[str] = ..., accept: bool = ...) -> None: ...
+
+class Collect(_message.Message):
+    __slots__ = ("keep",)
+    KEEP_FIELD_NUMBER: _ClassVar[int]
+    keep: int
+    def __init__(self, keep: _Optional[int] = ...) -> None: ...
+
+class QuarantinedRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class QuarantinedReply(_message.Message):
+    __slots__ = ("updates",)
+    UPDATES_FIELD_NUMBER: _ClassVar[int]
+    updates: _containers.RepeatedCompositeFieldContainer[Aside]
+    def __init__(self, updates: _Optional[_Iterable[_Union[Aside, _Mapping]]] = ...) -> None: ...
+
+class Aside(_message.Message):
+    __slots__ = ("update_id", "worker", "task", "position", "received_at", "reason")
+    UPDATE_ID_FIELD_NUMBER: _ClassVar[int]
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    RECEIVED_AT_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    update_id: str
+    worker: str
+    task: str
+    position: int
+    received_at: float
+    reason: str
+    def __init__(self, update_id: _Optional[str] = ..., worker: _Optional[str] = ..., task: _Optional[str] = ..., position: _Optional[int] = ..., received_at: _Optional[float] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class ReplayRequest(_message.Message):
     __slots__ = ()

@@ -94,6 +94,11 @@ class FederationStub(object):
                 request_serializer=protos_dot_fedshare_dot_v1_dot_federation__pb2.CommandRequest.SerializeToString,
                 response_deserializer=protos_dot_fedshare_dot_v1_dot_federation__pb2.Receipt.FromString,
                 _registered_method=True)
+        self.Quarantined = channel.unary_unary(
+                '/fedshare.v1.Federation/Quarantined',
+                request_serializer=protos_dot_fedshare_dot_v1_dot_federation__pb2.QuarantinedRequest.SerializeToString,
+                response_deserializer=protos_dot_fedshare_dot_v1_dot_federation__pb2.QuarantinedReply.FromString,
+                _registered_method=True)
         self.Replay = channel.unary_unary(
                 '/fedshare.v1.Federation/Replay',
                 request_serializer=protos_dot_fedshare_dot_v1_dot_federation__pb2.ReplayRequest.SerializeToString,
@@ -188,6 +193,13 @@ class FederationServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Quarantined(self, request, context):
+        """Updates that wait for somebody's judgement.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Replay(self, request, context):
         """Rebuild from the journal, in memory, and compare with the versions that are stored. Changes nothing.
         """
@@ -257,6 +269,11 @@ def add_FederationServicer_to_server(servicer, server):
                     servicer.Command,
                     request_deserializer=protos_dot_fedshare_dot_v1_dot_federation__pb2.CommandRequest.FromString,
                     response_serializer=protos_dot_fedshare_dot_v1_dot_federation__pb2.Receipt.SerializeToString,
+            ),
+            'Quarantined': grpc.unary_unary_rpc_method_handler(
+                    servicer.Quarantined,
+                    request_deserializer=protos_dot_fedshare_dot_v1_dot_federation__pb2.QuarantinedRequest.FromString,
+                    response_serializer=protos_dot_fedshare_dot_v1_dot_federation__pb2.QuarantinedReply.SerializeToString,
             ),
             'Replay': grpc.unary_unary_rpc_method_handler(
                     servicer.Replay,
@@ -588,6 +605,33 @@ class Federation(object):
             '/fedshare.v1.Federation/Command',
             protos_dot_fedshare_dot_v1_dot_federation__pb2.CommandRequest.SerializeToString,
             protos_dot_fedshare_dot_v1_dot_federation__pb2.Receipt.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Quarantined(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedshare.v1.Federation/Quarantined',
+            protos_dot_fedshare_dot_v1_dot_federation__pb2.QuarantinedRequest.SerializeToString,
+            protos_dot_fedshare_dot_v1_dot_federation__pb2.QuarantinedReply.FromString,
             options,
             channel_credentials,
             insecure,
