@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 
-from sqlalchemy import Connection, Engine, Row, and_, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, func, insert, or_, select, update
 
 from coordinator.draft import BlobName, Draft, Kept
 from coordinator.erasure import erase
@@ -96,9 +96,15 @@ class Catalog:
             first = found[-1].version + 1
 
     def tasks_of(self, version: Version) -> list[TaskBlob]:
-        v = version.version
-        until = or_(entries.c.version_until.is_(None), entries.c.version_until > v)
-        query = select(entries).where(and_(entries.c.version_from <= v, until)).order_by(entries.c.task)
+        return self._entries(version.version)
+
+    def task_of(self, version: int, task: str) -> TaskBlob | None:
+        found = self._entries(version, entries.c.task == task)
+        return found[0] if found else None
+
+    def _entries(self, version: int, *of: ColumnElement[bool]) -> list[TaskBlob]:
+        until = or_(entries.c.version_until.is_(None), entries.c.version_until > version)
+        query = select(entries).where(and_(entries.c.version_from <= version, until, *of)).order_by(entries.c.task)
         with self._engine.connect() as connection:
             rows = connection.execute(query).all()
         return [TaskBlob(r.task, r.version_from, _kept(r)) for r in rows]

@@ -99,7 +99,7 @@ class Integrator:
         sweep_if_wanted(self._engine, self._history.blobs)
         self._head = self._history.catalog.head()
         self._consumed = self._history.journal.consumed()
-        self._state = State(self._head.version, self._history.bases.at(self._head))
+        self._state = State(self._history.bases.at(self._head))
         self._history.bases.remember(self._head, self._state.basis)
 
     def _next(self) -> bool:
@@ -151,15 +151,17 @@ class Integrator:
             return self._state, Skipped(f"internal error: {type(error).__name__}: {error}")
 
     def _merged(self, position: Position) -> tuple[State, Draft | Skipped]:
-        arrived = self._history.arrived(position, self._state.head - position.submission.base_version)
-        state, result = step(self._state, arrived, self._spec.tolerance, self._spec.rank)
+        arrived = self._history.arrived(position, self._head.version - position.submission.base_version)
+        now = self._history.learned(self._head, arrived.task)
+        known = State(self._state.basis, {arrived.task: now} if now else {})
+        state, result = step(known, (arrived,), self._spec)
         if isinstance(result, Skipped):
             return state, result
         block = (self._kept(encode_block(result.block)),) if result.block else ()
-        entry = self._kept(encode_entry(result.entry))
+        entry = self._kept(encode_entry(result.learned.entry))
         merged = Ruling(position.position, pb.OUTCOME_MERGED)
-        changed = {arrived.task: Kept(entry, arrived.labels, result.certificate)}
-        return state, Draft(position.position, (result.record,), block, entries=changed, first=(merged,))
+        changed = {arrived.task: Kept(entry, arrived.labels, result.learned.certificate)}
+        return State(state.basis), Draft(position.position, result.records, block, entries=changed, first=(merged,))
 
     def _ordered(self, position: Position, command: pb.CommandRequest) -> Draft:
         if command.HasField("rollback"):

@@ -1,41 +1,33 @@
-"""A subspace from nothing but updates: what `forget` makes and `replay` compares with. Pure."""
+"""A subspace from nothing but events: what `forget` makes and `replay` compares with. Pure.
+
+Updates are merged as their tasks' policies say, with the staleness that they had when they were merged first. Of a
+buffer of which some contributions are left out, the others are averaged among themselves, and their differences stay
+what they were: from the task as it was in their own base versions.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 
 from coordinator.errors import CoordinatorError
 from coordinator.transition import Arrived, Skipped, State, step
-from share_algo import Basis, Certificate, TaskEntry
+from protos.fedshare.v1 import federation_pb2 as pb
+
+Event = Sequence[Arrived]
+"""What one step takes in: an update, or all of a buffer."""
 
 
-@dataclass(frozen=True)
-class Learned:
-    """A task in a basis, what the rows of its head mean, and how true it is."""
-
-    entry: TaskEntry
-    labels: Sequence[str]
-    certificate: Certificate
-
-
-@dataclass(frozen=True)
-class Rebuilt:
-    basis: Basis = field(default_factory=Basis)
-    tasks: Mapping[str, Learned] = field(default_factory=dict)
-
-    def merged(self, arrived: Arrived, tolerance: float, rank: int) -> Rebuilt:
-        """With one more update. Raises CoordinatorError where it cannot be merged any more."""
-        state, result = step(State(0, self.basis), arrived, tolerance, rank)
-        if isinstance(result, Skipped):
-            raise CoordinatorError(f"update {arrived.update_id} cannot be merged again: {result.reason}")
-        learned = Learned(result.entry, arrived.labels, result.certificate)
-        return Rebuilt(state.basis, {**self.tasks, arrived.task: learned})
+def apply(state: State, event: Event, spec: pb.FederationSpec) -> State:
+    """The state after one more event. Raises CoordinatorError where that is not possible any more."""
+    after, result = step(state, event, spec)
+    if isinstance(result, Skipped):
+        raise CoordinatorError(f"update {event[-1].update_id} cannot be merged again: {result.reason}")
+    return after
 
 
-def rebuild(updates: Iterable[Arrived], tolerance: float, rank: int) -> Rebuilt:
-    """All updates merged in order, each lifted with its own base. Cost: one merge each."""
-    rebuilt = Rebuilt()
-    for arrived in updates:
-        rebuilt = rebuilt.merged(arrived, tolerance, rank)
-    return rebuilt
+def rebuild(events: Iterable[Event], spec: pb.FederationSpec) -> State:
+    """All events in order, each update lifted with its own base. Cost: one merge each."""
+    state = State()
+    for event in events:
+        state = apply(state, event, spec)
+    return state

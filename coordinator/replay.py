@@ -15,7 +15,8 @@ from coordinator.catalog import Version
 from coordinator.erasure import ERASED
 from coordinator.errors import CoordinatorError
 from coordinator.history import History
-from coordinator.rebuild import Learned, Rebuilt, rebuild
+from coordinator.rebuild import apply, rebuild
+from coordinator.transition import Learned, State
 from protos.fedshare.v1 import federation_pb2 as pb
 from share_algo import AlgebraError, TaskEntry
 from share_algo.canonical import difference_norm, norm
@@ -58,8 +59,8 @@ class _Replay:
     spec: pb.FederationSpec
     targets: set[int]
     reply: pb.ReplayReply = field(default_factory=pb.ReplayReply)
-    made: dict[int, Rebuilt] = field(default_factory=dict)
-    newest: Rebuilt = field(default_factory=Rebuilt)
+    made: dict[int, State] = field(default_factory=dict)
+    newest: State = field(default_factory=State)
 
     def go_on(self, version: Version) -> None:
         """Replay one more version and compare the tasks that it changed."""
@@ -83,24 +84,22 @@ class _Replay:
                 a, b = (getattr(basis[module], side) for basis in (self.newest.basis, stored))
                 self._note(self.reply.basis, _sine(a, b), version, f"{module} {side[: side.index('_')]}")
 
-    def _made(self, version: Version) -> Rebuilt:
+    def _made(self, version: Version) -> State:
         kind = version.records[-1].kind if version.records else pb.VERSION_KIND_UNSPECIFIED
         if kind == pb.VERSION_KIND_MERGE:
             return self._merged(version)
         if kind == pb.VERSION_KIND_ROLLBACK:
             return self._rolled_back(version)
         survivors = self.history.survivors(version.version)
-        return rebuild(survivors, self.spec.tolerance, self.spec.rank)
+        return rebuild(survivors, self.spec)
 
-    def _merged(self, version: Version) -> Rebuilt:
-        rebuilt = self.newest
-        for record in version.records:
-            position = self.history.journal.at(record.position)
-            arrived = self.history.arrived(position, record.staleness)
-            rebuilt = rebuilt.merged(arrived, self.spec.tolerance, self.spec.rank)
-        return rebuilt
+    def _merged(self, version: Version) -> State:
+        state = self.newest
+        for event in self.history.merges(version):
+            state = apply(state, event, self.spec)
+        return state
 
-    def _rolled_back(self, version: Version) -> Rebuilt:
+    def _rolled_back(self, version: Version) -> State:
         command = self.history.journal.at(version.records[-1].position).command
         assert command is not None
         return self.made[command.rollback.version]

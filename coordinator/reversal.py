@@ -13,11 +13,11 @@ from coordinator.draft import BlobName, Draft, Erasure, Kept
 from coordinator.errors import CoordinatorError
 from coordinator.history import History
 from coordinator.journal import Position
-from coordinator.rebuild import Rebuilt, rebuild
-from coordinator.transition import Record
+from coordinator.rebuild import rebuild
+from coordinator.transition import Record, State
 from coordinator.verdicts import Ruling
 from protos.fedshare.v1 import federation_pb2 as pb
-from share_algo import Basis, append, lift
+from share_algo import Basis, append, mixed
 from share_algo.codec import encode_block, encode_entry, encode_update
 
 READABLE = (pb.OUTCOME_QUEUED, pb.OUTCOME_MERGED)
@@ -62,7 +62,7 @@ class Reversal:
         if not forgotten:
             raise CoordinatorError("no such update is journaled")
         alive = journal.alive_at(head.version)
-        rebuilt = rebuild(self.history.survivors(head.version, forgotten), self.spec.tolerance, self.spec.rank)
+        rebuilt = rebuild(self.history.survivors(head.version, forgotten), self.spec)
         taken = sorted(forgotten if command.erase else forgotten & alive)
         outcome, what = (
             (pb.OUTCOME_ERASED, "erased") if command.erase else (pb.OUTCOME_REVERTED, "taken back by a forget")
@@ -92,9 +92,12 @@ class Reversal:
         return Erasure(forgotten, numbers, stand_ins, consumed, command.task, command.worker)
 
     def _restated(self, position: Position) -> BlobName:
-        """The same update, made for version 0: whole, so that no other version is needed to read it."""
+        """The same update, made for version 0: whole, so that no other version is needed to read it.
+
+        Where the task's policy counts differences, that is the difference: in version 0 there was no task.
+        """
         arrived = self.history.arrived(position, staleness=0)
-        whole = append(Basis(), lift(arrived.update, arrived.base), tolerance=0.0)
+        whole = append(Basis(), mixed(arrived.difference(1.0)), tolerance=0.0)
         return self._kept(encode_update(whole.update))
 
     def _changed(self, head: Version, wanted: Entries) -> Entries:
@@ -103,7 +106,7 @@ class Reversal:
         lost = dict.fromkeys(have.keys() - wanted.keys())
         return {**lost, **{task: entry for task, entry in wanted.items() if have.get(task) != entry}}
 
-    def _stored(self, rebuilt: Rebuilt) -> Entries:
+    def _stored(self, rebuilt: State) -> Entries:
         return {
             t: Kept(self._kept(encode_entry(x.entry)), tuple(x.labels), x.certificate) for t, x in rebuilt.tasks.items()
         }
