@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
 from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, func, insert, or_, select, update
 
@@ -17,6 +17,7 @@ from coordinator.erasure import erase
 from coordinator.tables import blocks, entries, gone, versions, writer
 from coordinator.transition import Record
 from coordinator.verdicts import decide, overrule
+from protos.fedshare.v1.federation_pb2 import VERSION_KIND_MERGE
 from share_algo import Certificate
 
 RECORDS_MAX = 1000
@@ -109,6 +110,13 @@ class Catalog:
             rows = connection.execute(query).all()
         return [TaskBlob(r.task, r.version_from, _kept(r)) for r in rows]
 
+    def norms(self, limit: int) -> list[float]:
+        """Of dW of the updates that were merged last, oldest first."""
+        query = select(versions.c.record).order_by(versions.c.version.desc()).limit(limit)
+        with self._engine.connect() as connection:
+            newest = [Record(**r) for record in connection.execute(query).scalars() for r in reversed(record)]
+        return [r.norm for r in newest if r.kind == VERSION_KIND_MERGE and r.norm][:limit][::-1]
+
     def publish(self, parent: Version, draft: Draft, at: float) -> Version:
         """The new head, durable and visible when this returns. With it all verdicts that follow from it."""
         number = parent.version + 1
@@ -122,9 +130,9 @@ class Catalog:
                 connection.execute(insert(blocks).values(generation=generation, ordinal=ordinal, **asdict(block)))
             _change_entries(connection, number, draft.entries)
             for ruling in draft.first:
-                decide(connection, replace(ruling, version=number), at)
+                decide(connection, ruling.by(number), at)
             for ruling in draft.later:
-                overrule(connection, replace(ruling, version=number), at)
+                overrule(connection, ruling.by(number), at)
             if draft.erasure:
                 erase(connection, draft.erasure)
         return version

@@ -51,18 +51,18 @@ class History:
             return None
         return Learned(decode_entry(self.blobs.get(found.kept.blob.digest)), found.kept.labels, found.kept.certificate)
 
-    def merges(self, version: Version, alive: Collection[int] | None = None) -> Iterator[tuple[Arrived, ...]]:
+    def events_in(self, version: Version, alive: Collection[int] | None = None) -> Iterator[tuple[Arrived, ...]]:
         """What a version merged, step by step; with `alive` only the updates at these positions."""
         merged = [r for r in version.records if r.kind == VERSION_KIND_MERGE]
         kept = [r for r in merged if alive is None or r.position in alive]
         for _, group in groupby(kept, self._step):
             yield tuple(self.arrived(self.journal.at(r.position), r.staleness) for r in group)
 
-    def survivors(self, version: int, without: Collection[int] = ()) -> Iterator[tuple[Arrived, ...]]:
+    def events(self, version: int, without: Collection[int] = ()) -> Iterator[tuple[Arrived, ...]]:
         """The updates that `version` was made of, step by step, in the order in which they were merged first."""
         alive = self.journal.alive_at(version) - set(without)
         for made in self.catalog.every():
-            yield from self.merges(made, alive)
+            yield from self.events_in(made, alive)
 
     def _step(self, record: Record) -> str | int:
         """Updates of one version with the same key are one step."""

@@ -1,33 +1,35 @@
-"""Lower half of the walk: the one writer. Read next, merge or carry out, store (durable), move head, announce.
+"""Lower half of the walk: the one writer. Read what waits, merge or carry out, store (durable), move head, announce.
 
-Liveness: every journal entry gets a verdict. What cannot be done is skipped with its reason; what the disk
-does not allow just now is tried again, in order.
+Updates that wait are merged together, into one version. Liveness: every journal entry gets a verdict. What cannot be
+done is skipped with its reason; what the disk does not allow just now is tried again, in order.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from time import time
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
+from coordinator.batch import BATCH_MAX, Batch
 from coordinator.catalog import Version
-from coordinator.draft import BlobName, Draft, Kept
+from coordinator.draft import Draft
 from coordinator.erasure import Overtaken
 from coordinator.errors import CoordinatorError, Refused
 from coordinator.history import History
 from coordinator.journal import Position
+from coordinator.quarantine import NORMS_MAX
 from coordinator.reversal import Reversal
 from coordinator.sweep import sweep_if_wanted
-from coordinator.transition import Skipped, State, step
-from coordinator.verdicts import Ruling
+from coordinator.transition import State
+from coordinator.verdicts import IN_NO_VERSION, Ruling
 from protos.fedshare.v1 import federation_pb2 as pb
 from share_algo import AlgebraError
-from share_algo.codec import encode_block, encode_entry
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +53,9 @@ class Integrator:
         engine: Engine,
         history: History,
         announce: Callable[[Announcement], None],
+        batch_max: int = BATCH_MAX,
     ):
+        self._batch_max = batch_max
         self._spec, self._engine, self._history, self._announce = spec, engine, history, announce
         self._reversal = Reversal(spec, history)
         self._resume()
@@ -99,86 +103,65 @@ class Integrator:
         sweep_if_wanted(self._engine, self._history.blobs)
         self._head = self._history.catalog.head()
         self._consumed = self._history.journal.consumed()
-        self._state = State(self._history.bases.at(self._head))
-        self._history.bases.remember(self._head, self._state.basis)
+        self._basis = self._history.bases.at(self._head)
+        self._norms = self._history.catalog.norms(NORMS_MAX) if self._spec.quarantine.deviations_max else []
+        self._history.bases.remember(self._head, self._basis)
 
     def _next(self) -> bool:
-        position = self._history.journal.after(self._consumed)
-        if position is None:
+        found = self._history.journal.after(self._consumed, self._batch_max)
+        if not found:
             return False
-        if position.command is None:
-            self._merge(position)
+        if found[0].command is None:
+            self._merge(list(takewhile(lambda position: position.command is None, found)))
         else:
-            self._carry_out(position, position.command)
+            self._carry_out(found[0], found[0].command)
         self._announce(self.announcement)
         return True
 
-    def _merge(self, position: Position) -> None:
-        state, result = self._tried(position, lambda: self._merged(position))
-        if isinstance(result, Skipped):
-            self._skip(position, result)
-            return
-        self._publish(position, result)
-        self._state, self._consumed = state, position.position
-        self._history.bases.remember(self._head, state.basis)
+    def _merge(self, positions: Sequence[Position]) -> None:
+        batch = Batch(self._history, self._head, State(self._basis), self._norms)
+        draft = batch.draft(positions)
+        if draft.records:
+            self._publish(draft)
+        else:
+            self._history.journal.rule(draft.first, draft.later, time())
+        self._basis, self._norms, self._consumed = batch.state.basis, batch.norms, draft.position
+        self._history.bases.remember(self._head, self._basis)
+        for ruling in (*draft.first, *draft.later):
+            if ruling.outcome in IN_NO_VERSION:
+                log.warning("position=%d %s: %s", ruling.position, pb.Outcome.Name(ruling.outcome), ruling.reason)
 
     def _carry_out(self, position: Position, command: pb.CommandRequest) -> None:
         """A command's version has another basis than the one in memory: it is read again from the disk."""
         while True:
-            _, result = self._tried(position, lambda: (self._state, self._ordered(position, command)))
-            if isinstance(result, Skipped):
-                self._skip(position, result)
-                return
             try:
-                self._publish(position, result)
+                draft = self._ordered(position, command)
+            except (CoordinatorError, Refused, AlgebraError) as error:
+                return self._skip(position, str(error))
+            except (OSError, SQLAlchemyError):  # the machine's, not the entry's: it is tried again
+                raise
+            except Exception as error:  # ours to mend
+                log.exception("command failed id=%s", position.submission.update_id)
+                return self._skip(position, f"internal error: {type(error).__name__}: {error}")
+            try:
+                self._publish(draft)
             except Overtaken:
                 continue
-            self._resume()
-            return
-
-    def _tried(
-        self, position: Position, work: Callable[[], tuple[State, Draft | Skipped]]
-    ) -> tuple[State, Draft | Skipped]:
-        """Whatever one entry holds, it must not stop the rest."""
-        try:
-            return work()
-        except (CoordinatorError, Refused, AlgebraError) as error:
-            return self._state, Skipped(str(error))
-        except (OSError, SQLAlchemyError):  # the machine's, not the entry's: it is tried again
-            raise
-        except Exception as error:  # ours to mend
-            log.exception("merging failed update=%s", position.submission.update_id)
-            return self._state, Skipped(f"internal error: {type(error).__name__}: {error}")
-
-    def _merged(self, position: Position) -> tuple[State, Draft | Skipped]:
-        arrived = self._history.arrived(position, self._head.version - position.submission.base_version)
-        now = self._history.learned(self._head, arrived.task)
-        known = State(self._state.basis, {arrived.task: now} if now else {})
-        state, result = step(known, (arrived,), self._spec)
-        if isinstance(result, Skipped):
-            return state, result
-        block = (self._kept(encode_block(result.block)),) if result.block else ()
-        entry = self._kept(encode_entry(result.learned.entry))
-        merged = Ruling(position.position, pb.OUTCOME_MERGED)
-        changed = {arrived.task: Kept(entry, arrived.labels, result.learned.certificate)}
-        return State(state.basis), Draft(position.position, result.records, block, entries=changed, first=(merged,))
+            return self._resume()
 
     def _ordered(self, position: Position, command: pb.CommandRequest) -> Draft:
         if command.HasField("rollback"):
             return self._reversal.rollback(position, command.rollback, self._head)
         return self._reversal.forget(position, command.forget, self._head)
 
-    def _skip(self, position: Position, skipped: Skipped) -> None:
-        self._history.journal.skip(position.position, skipped.reason, time())
+    def _skip(self, position: Position, reason: str) -> None:
+        self._history.journal.rule([Ruling(position.position, pb.OUTCOME_SKIPPED, reason=reason)], (), time())
         self._consumed = position.position
-        log.warning("skipped id=%s position=%d: %s", position.submission.update_id, position.position, skipped.reason)
+        log.warning("skipped id=%s position=%d: %s", position.submission.update_id, position.position, reason)
 
-    def _publish(self, position: Position, draft: Draft) -> None:
+    def _publish(self, draft: Draft) -> None:
         self._head = self._history.catalog.publish(self._head, draft, time())
         for r in draft.records:
             log.info("published version=%d kind=%s update=%s position=%d task=%s error=%.1e basis=%d",
                      self._head.version, pb.VersionKind.Name(r.kind), r.update_id, r.position, r.task,
                      r.relative_error, r.basis_out)  # fmt: skip
-
-    def _kept(self, blob: bytes) -> BlobName:
-        return BlobName(self._history.blobs.put(blob), len(blob))

@@ -17,9 +17,10 @@ from coordinator.errors import Refused
 from coordinator.members import incarnations, must_be_current
 from coordinator.tables import commands, gone, journal, restated, verdicts, writer
 from coordinator.together import Together
-from coordinator.verdicts import Ruling, alive_at, decide, past_of
+from coordinator.verdicts import Ruling, alive_at, decide, overrule, past_of
 from protos.chunks import digest_of
 from protos.fedshare.v1.federation_pb2 import (
+    OUTCOME_BUFFERED,
     OUTCOME_ERASED,
     OUTCOME_MERGED,
     OUTCOME_QUEUED,
@@ -121,10 +122,9 @@ class Journal:
             known = _Known(connection, submissions)
         return [known.expect(submission) for submission in submissions]
 
-    def after(self, position: int) -> Position | None:
-        """The next entry to be consumed."""
-        found = self.entries(position + 1, limit=1)
-        return found[0][0] if found else None
+    def after(self, position: int, limit: int) -> list[Position]:
+        """The next entries to be consumed, at most `limit`."""
+        return [found for found, _ in self.entries(position + 1, limit)]
 
     def entries(self, first: int, limit: int) -> list[tuple[Position, Decision]]:
         """Entries from the position `first` on, at most `limit`, with what has become of each."""
@@ -166,9 +166,19 @@ class Journal:
         with self._engine.connect() as connection:
             return connection.execute(select(func.coalesce(func.max(verdicts.c.position), 0))).scalar_one()
 
-    def skip(self, position: int, reason: str, at: float) -> None:
+    def rule(self, first: Sequence[Ruling], later: Sequence[Ruling], at: float) -> None:
+        """First verdicts and later ones that no version has to do with."""
         with self._writer.begin() as connection:
-            decide(connection, Ruling(position, OUTCOME_SKIPPED, 0, reason), at)
+            for ruling in first:
+                decide(connection, ruling, at)
+            for ruling in later:
+                overrule(connection, ruling, at)
+
+    def waiting(self, task: str) -> list[Position]:
+        """Updates in a task's buffer, oldest first."""
+        query = _decisions().where(journal.c.task == task, verdicts.c.outcome == OUTCOME_BUFFERED)
+        with self._engine.connect() as connection:
+            return [_position(row) for row in connection.execute(query.order_by(journal.c.position))]
 
     def counts(self) -> dict[Outcome, int]:
         """How many updates have come to each outcome; commands that wait count as queued."""

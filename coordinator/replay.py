@@ -90,12 +90,12 @@ class _Replay:
             return self._merged(version)
         if kind == pb.VERSION_KIND_ROLLBACK:
             return self._rolled_back(version)
-        survivors = self.history.survivors(version.version)
-        return rebuild(survivors, self.spec)
+        events = self.history.events(version.version)
+        return rebuild(events, self.spec)
 
     def _merged(self, version: Version) -> State:
         state = self.newest
-        for event in self.history.merges(version):
+        for event in self.history.events_in(version):
             state = apply(state, event, self.spec)
         return state
 

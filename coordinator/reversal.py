@@ -62,7 +62,7 @@ class Reversal:
         if not forgotten:
             raise CoordinatorError("no such update is journaled")
         alive = journal.alive_at(head.version)
-        rebuilt = rebuild(self.history.survivors(head.version, forgotten), self.spec)
+        rebuilt = rebuild(self.history.events(head.version, forgotten), self.spec)
         taken = sorted(forgotten if command.erase else forgotten & alive)
         outcome, what = (
             (pb.OUTCOME_ERASED, "erased") if command.erase else (pb.OUTCOME_REVERTED, "taken back by a forget")

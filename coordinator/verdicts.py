@@ -1,18 +1,40 @@
-"""What has become of each journal entry: one first verdict, and later ones where a command changed it.
+"""What has become of each journal entry: one first verdict, and later ones where a command or a buffer changed it.
 
-A command moves an update between "merged" and "reverted"; erased is for good. What a verdict was before stays.
+A command moves an update between "merged" and "reverted"; erased is for good. One that was buffered is merged with the
+last that its task waits for. What a verdict was before stays.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection, func, insert, select, update
 from sqlalchemy import union_all as union
 
 from coordinator.tables import past_verdicts, verdicts
-from protos.fedshare.v1.federation_pb2 import OUTCOME_ERASED, OUTCOME_MERGED, OUTCOME_REVERTED, Outcome
+from protos.fedshare.v1.federation_pb2 import (
+    OUTCOME_BUFFERED,
+    OUTCOME_ERASED,
+    OUTCOME_MERGED,
+    OUTCOME_QUARANTINED,
+    OUTCOME_REJECTED,
+    OUTCOME_REVERTED,
+    OUTCOME_SKIPPED,
+    OUTCOME_SUPERSEDED,
+    OUTCOME_TOO_STALE,
+    Outcome,
+)
+
+IN_NO_VERSION = (
+    OUTCOME_SKIPPED,
+    OUTCOME_BUFFERED,
+    OUTCOME_QUARANTINED,
+    OUTCOME_REJECTED,
+    OUTCOME_SUPERSEDED,
+    OUTCOME_TOO_STALE,
+)
+"""Verdicts that no version has to do with."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +45,10 @@ class Ruling:
     outcome: Outcome
     version: int = 0
     reason: str = ""
+
+    def by(self, version: int) -> Ruling:
+        """The same, given with the commit of this version."""
+        return self if self.outcome in IN_NO_VERSION else replace(self, version=version)
 
 
 def decide(connection: Connection, ruling: Ruling, at: float) -> None:

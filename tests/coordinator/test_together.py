@@ -59,7 +59,9 @@ def test_appends_that_wait_together_share_one_commit_in_order_of_arrival(home: H
     event.listen(home.engine, "commit", lambda connection: commits.append(connection))
     assert Held(home, [submission(n) for n in range(10)]).results() == [(n + 1, False) for n in range(10)]
     assert len(commits) == 1
-    assert [Journal(home.engine).after(n).submission.update_id for n in range(10)] == [f"{n:032x}" for n in range(10)]
+    assert [found.submission.update_id for found in Journal(home.engine).after(0, 10)] == [
+        f"{n:032x}" for n in range(10)
+    ]
 
 
 def test_refusal_and_repetition_inside_one_commit_concern_nobody_else(home: Home):

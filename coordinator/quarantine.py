@@ -1,0 +1,35 @@
+"""Whether an update is unlike the federation's others: a robust z-score of log ||dW||. Pure.
+
+Median and MAD are those of what was merged (the newest NORMS_MAX), so one loud update cannot make room for the next.
+Both sides count: what is far too quiet replaces a task by nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import median
+
+from protos.fedshare.v1.federation_pb2 import Quarantine
+
+NORMS_MAX = 300
+NORMAL = 1.4826
+"""A normal distribution's standard deviation, in MADs."""
+MAD_MIN = 0.1
+"""Tasks that are nearly equally loud are no reason to keep aside one that is a little louder."""
+
+
+def unlike(norm: float, norms: Sequence[float], rule: Quarantine) -> str:
+    """Why an update with this norm is kept aside, beside those that were merged; empty where it is not."""
+    logs = [math.log(n) for n in norms if n > 0]
+    if not rule.deviations_max or len(logs) < max(1, rule.updates_min):
+        return ""
+    middle = median(logs)
+    spread = NORMAL * max(MAD_MIN, median(abs(x - middle) for x in logs))
+    deviations = (math.log(norm) - middle) / spread if norm else -math.inf
+    if abs(deviations) <= rule.deviations_max:
+        return ""
+    return (
+        f"||dW|| is {norm:.3g}, {abs(deviations):.1f} robust deviations {'above' if deviations > 0 else 'below'}"
+        f" {math.exp(middle):.3g}, the median of {len(logs)} merged updates; {rule.deviations_max:g} are allowed"
+    )
