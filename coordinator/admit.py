@@ -96,6 +96,17 @@ def command(request: pb.CommandRequest) -> None:
         if bool(task) == bool(worker):
             raise Refused(pb.OUTCOME_REFUSED_MALFORMED, "forget either a task or a worker")
         name("task" if task else "worker", task or worker)
+    if kind == "compact":
+        _compact(request.compact)
+
+
+def _compact(command: pb.Compact) -> None:
+    if bool(command.size) == bool(command.tolerance):
+        raise Refused(
+            pb.OUTCOME_REFUSED_MALFORMED, "compact either to a size of 1 or more columns or within a tolerance"
+        )
+    if not 0 <= command.tolerance < 1:
+        raise Refused(pb.OUTCOME_REFUSED_MALFORMED, f"a tolerance is between 0 and 1, not {command.tolerance:g}")
 
 
 def update(spec: pb.FederationSpec, update: Update, base: Basis) -> None:

@@ -55,6 +55,11 @@ class Version:
         """Learned last in it; empty where it is no merge."""
         return self.records[-1].task if self.records else ""
 
+    @property
+    def largest_error(self) -> float:
+        """Of all its tasks."""
+        return self.records[-1].largest_error if self.records else 0.0
+
 
 class Catalog:
     def __init__(self, engine: Engine):
@@ -109,12 +114,13 @@ class Catalog:
         with self._writer.begin() as connection:
             generation = _newest_generation(connection) + 1 if draft.afresh else parent.generation
             kept = 0 if draft.afresh else parent.blocks
+            error = _change_entries(connection, number, draft.entries, parent.largest_error)
+            records = tuple(replace(record, largest_error=error) for record in draft.records)
             version = Version(number, parent.version, generation, kept + len(draft.blocks),
-                              _digest_of(parent, draft), at, draft.records)  # fmt: skip
+                              _digest_of(parent, draft), at, records)  # fmt: skip
             _insert_version(connection, version, draft.position)
             for ordinal, block in enumerate(draft.blocks, kept):
                 connection.execute(insert(blocks).values(generation=generation, ordinal=ordinal, **asdict(block)))
-            _change_entries(connection, number, draft.entries)
             for ruling in draft.first:
                 decide(connection, replace(ruling, version=number), at)
             for ruling in draft.later:
@@ -144,16 +150,25 @@ def _newest_generation(connection: Connection) -> int:
     return connection.execute(select(func.max(versions.c.generation))).scalar_one()
 
 
-def _change_entries(connection: Connection, number: int, changed: Mapping[str, Kept | None]) -> None:
+def _change_entries(
+    connection: Connection, number: int, changed: Mapping[str, Kept | None], largest_before: float
+) -> float:
+    """Returns the largest relative error of all tasks there are now. Looks at the others only if the largest went."""
+    largest, is_sure = largest_before, True
     for task, entry in changed.items():
-        connection.execute(
-            update(entries)
-            .where(entries.c.task == task, entries.c.version_until.is_(None))
-            .values(version_until=number)
-        )
+        old = (entries.c.task == task, entries.c.version_until.is_(None))
+        is_sure &= connection.execute(_LARGEST.where(*old)).scalar_one() < largest_before
+        connection.execute(update(entries).where(*old).values(version_until=number))
         if entry is not None:
             own = {"labels": list(entry.labels), **asdict(entry.blob), **asdict(entry.certificate)}
             connection.execute(insert(entries).values(version_from=number, task=task, **own))
+            largest = max(largest, entry.certificate.relative_error)
+    if is_sure:
+        return largest
+    return connection.execute(_LARGEST.where(entries.c.version_until.is_(None))).scalar_one()
+
+
+_LARGEST = select(func.coalesce(func.max(entries.c.error / entries.c.norm), 0.0)).where(entries.c.norm > 0)
 
 
 def _kept(row: Row) -> Kept:

@@ -16,6 +16,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from coordinator.catalog import Version
+from coordinator.compaction import compaction
 from coordinator.draft import BlobName, Draft, Kept
 from coordinator.erasure import Overtaken
 from coordinator.errors import CoordinatorError, Refused
@@ -164,6 +165,8 @@ class Integrator:
     def _ordered(self, position: Position, command: pb.CommandRequest) -> Draft:
         if command.HasField("rollback"):
             return self._reversal.rollback(position, command.rollback, self._head)
+        if command.HasField("compact"):
+            return compaction(self._history, position, command.compact, self._head)
         return self._reversal.forget(position, command.forget, self._head)
 
     def _skip(self, position: Position, skipped: Skipped) -> None:

@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from coordinator.catalog import Version
-from coordinator.erasure import ERASED
 from coordinator.errors import CoordinatorError
-from coordinator.history import History
+from coordinator.history import History, is_rollback
 from coordinator.rebuild import Learned, Rebuilt, rebuild
 from protos.fedshare.v1 import federation_pb2 as pb
 from share_algo import AlgebraError, TaskEntry
@@ -25,8 +24,8 @@ from share_algo.codec import decode_entry
 def compare(history: History, spec: pb.FederationSpec) -> pb.ReplayReply:
     """Raises CoordinatorError for a blob that is missing or damaged. Cost: every merge of the journal once more."""
     versions = [v for v in history.catalog.every() if not v.gone]
-    first = _start(history, versions)
-    replay = _Replay(history, spec, _targets(history, versions))
+    first = _start(history)
+    replay = _Replay(history, spec, first, {history.target(v) for v in versions if is_rollback(v)})
     for version in versions:
         if version.version >= first:
             replay.go_on(version)
@@ -37,25 +36,18 @@ def compare(history: History, spec: pb.FederationSpec) -> pb.ReplayReply:
     return reply
 
 
-def _start(history: History, versions: list[Version]) -> int:
-    """After an erasure the history begins with the version that it made."""
-    gone = [v.version for v in history.catalog.every() if v.gone == ERASED]
-    return min((v.version for v in versions if gone and v.version > max(gone)), default=0)
-
-
-def _targets(history: History, versions: list[Version]) -> set[int]:
-    """Versions that a rollback went back to."""
-    made_for = [v.records[-1] for v in versions if v.records and v.records[-1].kind == pb.VERSION_KIND_ROLLBACK]
-    commands = [history.journal.at(record.position).command for record in made_for]
-    return {command.rollback.version for command in commands if command}
+def _start(history: History) -> int:
+    """Where versions are gone, the history that can be compared begins after the last of them."""
+    return max((v.version + 1 for v in history.catalog.every() if v.gone), default=0)
 
 
 @dataclass
 class _Replay:
-    """targets: versions that are needed again."""
+    """first: is rebuilt from the journal alone. targets: versions that are needed again."""
 
     history: History
     spec: pb.FederationSpec
+    first: int
     targets: set[int]
     reply: pb.ReplayReply = field(default_factory=pb.ReplayReply)
     made: dict[int, Rebuilt] = field(default_factory=dict)
@@ -85,25 +77,12 @@ class _Replay:
 
     def _made(self, version: Version) -> Rebuilt:
         kind = version.records[-1].kind if version.records else pb.VERSION_KIND_UNSPECIFIED
-        if kind == pb.VERSION_KIND_MERGE:
-            return self._merged(version)
-        if kind == pb.VERSION_KIND_ROLLBACK:
-            return self._rolled_back(version)
-        survivors = self.history.survivors(version.version)
-        return rebuild(survivors, self.spec.tolerance, self.spec.rank)
-
-    def _merged(self, version: Version) -> Rebuilt:
-        rebuilt = self.newest
-        for record in version.records:
-            position = self.history.journal.at(record.position)
-            arrived = self.history.arrived(position, record.staleness)
-            rebuilt = rebuilt.merged(arrived, self.spec.tolerance, self.spec.rank)
-        return rebuilt
-
-    def _rolled_back(self, version: Version) -> Rebuilt:
-        command = self.history.journal.at(version.records[-1].position).command
-        assert command is not None
-        return self.made[command.rollback.version]
+        goes_on = version.version != self.first and kind in (pb.VERSION_KIND_MERGE, pb.VERSION_KIND_COMPACT)
+        if goes_on:
+            return rebuild(self.history.events_in(version), self.spec, self.newest)
+        if kind == pb.VERSION_KIND_ROLLBACK and (target := self.history.target(version)) in self.made:
+            return self.made[target]
+        return rebuild(self.history.events(version.version), self.spec)
 
     def _compare_task(self, version: Version, task: str, learned: Learned, stored: TaskEntry) -> None:
         self.reply.tasks += 1

@@ -5,25 +5,22 @@ Nothing here changes the database: blobs are written, then one commit (Catalog.p
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from coordinator.catalog import Version
-from coordinator.draft import BlobName, Draft, Erasure, Kept
+from coordinator.draft import BlobName, Draft, Erasure
 from coordinator.errors import CoordinatorError
 from coordinator.history import History
 from coordinator.journal import Position
-from coordinator.rebuild import Rebuilt, rebuild
-from coordinator.transition import Record
+from coordinator.rebuild import rebuild
 from coordinator.verdicts import Ruling
+from coordinator.whole import changed, ordered, put, stored
 from protos.fedshare.v1 import federation_pb2 as pb
 from share_algo import Basis, append, lift
-from share_algo.codec import encode_block, encode_entry, encode_update
+from share_algo.codec import encode_update
 
 READABLE = (pb.OUTCOME_QUEUED, pb.OUTCOME_MERGED)
 """Outcomes of updates that may still be merged, or merged again."""
-
-Entries = Mapping[str, Kept | None]
 
 
 @dataclass(frozen=True)
@@ -46,13 +43,11 @@ class Reversal:
         later = [Ruling(p, pb.OUTCOME_REVERTED, reason=f"taken back {why}") for p in sorted(now - then)]
         later += [Ruling(p, pb.OUTCOME_MERGED, reason=f"merged again {why}") for p in sorted(then - now)]
         note = f"equals version {target.version}; {len(now - then)} updates reverted, {len(then - now)} merged again"
-        return Draft(
-            position=position.position,
-            records=(_record(position, pb.VERSION_KIND_ROLLBACK, note, self.history.bases.at(target)),),
+        draft = ordered(position, pb.VERSION_KIND_ROLLBACK, note, self.history.bases.at(target))
+        return replace(
+            draft,
             blocks=tuple(catalog.blocks_of(target)),
-            afresh=True,
-            entries=self._changed(head, wanted),
-            first=(Ruling(position.position, pb.OUTCOME_DONE, reason=note),),
+            entries=changed(self.history, head, wanted),
             later=tuple(later),
         )
 
@@ -62,22 +57,18 @@ class Reversal:
         if not forgotten:
             raise CoordinatorError("no such update is journaled")
         alive = journal.alive_at(head.version)
-        rebuilt = rebuild(self.history.survivors(head.version, forgotten), self.spec.tolerance, self.spec.rank)
+        rebuilt = rebuild(self.history.events(head.version, forgotten), self.spec)
         taken = sorted(forgotten if command.erase else forgotten & alive)
         outcome, what = (
             (pb.OUTCOME_ERASED, "erased") if command.erase else (pb.OUTCOME_REVERTED, "taken back by a forget")
         )
         note = f"as if {len(taken)} updates had never come, which are {'erased' if command.erase else 'reverted'}"
-        return Draft(
-            position=position.position,
-            records=(_record(position, pb.VERSION_KIND_FORGET, note, rebuilt.basis),),
-            blocks=tuple(self._kept(encode_block(block)) for block in rebuilt.basis.blocks),
-            afresh=True,
-            entries=self._changed(head, self._stored(rebuilt)),
-            first=(Ruling(position.position, pb.OUTCOME_DONE, reason=note),),
+        draft = replace(
+            ordered(position, pb.VERSION_KIND_FORGET, note, rebuilt.basis),
             later=tuple(Ruling(p, outcome, reason=what) for p in taken),
             erasure=self._erasure(command, head, forgotten) if command.erase else None,
         )
+        return stored(self.history, rebuilt, head, draft)
 
     def _erasure(self, command: pb.Forget, head: Version, forgotten: frozenset[int]) -> Erasure:
         versions = list(self.history.catalog.every())
@@ -95,30 +86,4 @@ class Reversal:
         """The same update, made for version 0: whole, so that no other version is needed to read it."""
         arrived = self.history.arrived(position, staleness=0)
         whole = append(Basis(), lift(arrived.update, arrived.base), tolerance=0.0)
-        return self._kept(encode_update(whole.update))
-
-    def _changed(self, head: Version, wanted: Entries) -> Entries:
-        """What differs from the head."""
-        have = {t.task: t.kept for t in self.history.catalog.tasks_of(head)}
-        lost = dict.fromkeys(have.keys() - wanted.keys())
-        return {**lost, **{task: entry for task, entry in wanted.items() if have.get(task) != entry}}
-
-    def _stored(self, rebuilt: Rebuilt) -> Entries:
-        return {
-            t: Kept(self._kept(encode_entry(x.entry)), tuple(x.labels), x.certificate) for t, x in rebuilt.tasks.items()
-        }
-
-    def _kept(self, blob: bytes) -> BlobName:
-        return BlobName(self.history.blobs.put(blob), len(blob))
-
-
-def _record(position: Position, kind: pb.VersionKind, note: str, basis: Basis) -> Record:
-    widths: Collection[tuple[int, int]] = basis.widths().values()
-    return Record(
-        position=position.position,
-        update_id=position.submission.update_id,
-        kind=kind,
-        note=note,
-        basis_out=max((K for K, _ in widths), default=0),
-        basis_in=max((L for _, L in widths), default=0),
-    )
+        return put(self.history, encode_update(whole.update))
