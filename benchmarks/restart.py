@@ -72,7 +72,7 @@ def _head(folder: Path) -> float:
     began = time.perf_counter()
     with open_home(folder) as home:
         catalog = Catalog(home.engine)
-        history = History(Journal(home.engine), catalog, home.blobs, Bases(catalog, home.blobs))
+        history = History(home.spec, Journal(home.engine), catalog, home.blobs, Bases(catalog, home.blobs))
         Integrator(home.spec, home.engine, history, lambda announcement: None)
         return time.perf_counter() - began
 

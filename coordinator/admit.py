@@ -98,6 +98,10 @@ def command(request: pb.CommandRequest) -> None:
         name("task" if task else "worker", task or worker)
     if kind == "compact":
         _compact(request.compact)
+    if kind == "judge" and not UPDATE_ID.fullmatch(request.judge.update_id):
+        raise Refused(pb.OUTCOME_REFUSED_MALFORMED, "a judgement names an update by the 32 hex digits of its id")
+    if kind == "collect" and not request.collect.keep:
+        raise Refused(pb.OUTCOME_REFUSED_MALFORMED, "a collection keeps at least 1 version")
 
 
 def _compact(command: pb.Compact) -> None:

@@ -10,10 +10,11 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 
-from sqlalchemy import Connection, Engine, Row, and_, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, func, insert, or_, select, update
 
 from coordinator.draft import BlobName, Draft, Kept
 from coordinator.erasure import erase
+from coordinator.letting_go import let_go
 from coordinator.tables import blocks, entries, gone, versions, writer
 from coordinator.transition import Record
 from coordinator.verdicts import decide, overrule
@@ -61,6 +62,16 @@ class Version:
         return self.records[-1].largest_error if self.records else 0.0
 
 
+@dataclass(frozen=True)
+class Outline:
+    """A version without its record: how much of which generation's basis it needs."""
+
+    version: int
+    generation: int
+    blocks: int
+    is_gone: bool
+
+
 class Catalog:
     def __init__(self, engine: Engine):
         self._engine, self._writer = engine, writer(engine)
@@ -101,9 +112,15 @@ class Catalog:
             first = found[-1].version + 1
 
     def tasks_of(self, version: Version) -> list[TaskBlob]:
-        v = version.version
-        until = or_(entries.c.version_until.is_(None), entries.c.version_until > v)
-        query = select(entries).where(and_(entries.c.version_from <= v, until)).order_by(entries.c.task)
+        return self._entries(version.version)
+
+    def task_of(self, version: int, task: str) -> TaskBlob | None:
+        found = self._entries(version, entries.c.task == task)
+        return found[0] if found else None
+
+    def _entries(self, version: int, *of: ColumnElement[bool]) -> list[TaskBlob]:
+        until = or_(entries.c.version_until.is_(None), entries.c.version_until > version)
+        query = select(entries).where(and_(entries.c.version_from <= version, until, *of)).order_by(entries.c.task)
         with self._engine.connect() as connection:
             rows = connection.execute(query).all()
         return [TaskBlob(r.task, r.version_from, _kept(r)) for r in rows]
@@ -127,7 +144,34 @@ class Catalog:
                 overrule(connection, replace(ruling, version=number), at)
             if draft.erasure:
                 erase(connection, draft.erasure)
+            if draft.letting_go:
+                let_go(connection, draft.letting_go)
         return version
+
+    def settle(self, draft: Draft, at: float) -> None:
+        """What changes without a new version, durable when this returns: verdicts, and which versions can be read."""
+        with self._writer.begin() as connection:
+            for ruling in draft.first:
+                decide(connection, ruling, at)
+            for ruling in draft.later:
+                overrule(connection, ruling, at)
+            if draft.letting_go:
+                let_go(connection, draft.letting_go)
+
+    def outlines(self) -> list[Outline]:
+        """Of all versions, oldest first. Reads no record."""
+        columns = (versions.c.version, versions.c.generation, versions.c.blocks, gone.c.why)
+        query = select(*columns).outerjoin(gone, gone.c.version == versions.c.version).order_by(versions.c.version)
+        with self._engine.connect() as connection:
+            return [Outline(r.version, r.generation, r.blocks, bool(r.why)) for r in connection.execute(query)]
+
+    def count_readable(self) -> int:
+        """Versions that can be read, without version 0."""
+        with self._engine.connect() as connection:
+            made, left = (
+                connection.execute(select(func.count()).select_from(t)).scalar_one() for t in (versions, gone)
+            )
+        return made - left - 1
 
     def _versions(self, query) -> list[Version]:  # type: ignore[no-untyped-def]
         query = query.add_columns(gone.c.why).outerjoin(gone, gone.c.version == versions.c.version)

@@ -11,7 +11,8 @@ from coordinator.draft import Draft
 from coordinator.errors import CoordinatorError
 from coordinator.history import History
 from coordinator.journal import Position
-from coordinator.rebuild import Rebuilt
+from coordinator.rebuild import compacted
+from coordinator.transition import State
 from coordinator.whole import ordered, stored
 from protos.fedshare.v1 import federation_pb2 as pb
 from share_algo import Basis
@@ -21,7 +22,7 @@ from share_algo.certificate import largest
 def compaction(history: History, position: Position, command: pb.Compact, head: Version) -> Draft:
     """Raises CoordinatorError, with the reason for the command's verdict, where no column would go."""
     before = history.state_of(head)
-    after = before.compacted(command)
+    after = compacted(before, command)
     if after is before:
         limit = f"within a tolerance of {command.tolerance:g}" if command.tolerance else f"to {command.size} a side"
         raise CoordinatorError(f"nothing to compact {limit}: the basis has {_columns(before.basis)} columns")
@@ -29,7 +30,7 @@ def compaction(history: History, position: Position, command: pb.Compact, head: 
     return stored(history, after, head, draft)
 
 
-def _note(before: Rebuilt, after: Rebuilt) -> str:
+def _note(before: State, after: State) -> str:
     error = largest(task.certificate for task in after.tasks.values())
     sizes = f"{_columns(before.basis)} columns became {_columns(after.basis)}"
     return f"{sizes}; {len(after.tasks)} tasks, each within {error:.1e} of what was merged"

@@ -1,24 +1,27 @@
-"""The past, read from journal, catalog and blobs as what `transition` and `rebuild` take."""
+"""The past, read from journal, catalog and blobs as what `transition` takes."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 
 from coordinator.bases import Bases
 from coordinator.blobs import Blobs
 from coordinator.catalog import Catalog, Version
 from coordinator.draft import Kept
-from coordinator.journal import Journal, Position
-from coordinator.rebuild import Event, Learned, Rebuilt
-from coordinator.transition import Arrived
+from coordinator.journal import Journal, Position, Submission
+from coordinator.rebuild import Event
+from coordinator.transition import Arrived, Learned, Record, State
 from protos.fedshare.v1 import federation_pb2 as pb
-from share_algo import Basis
+from protos.policy import gathers, policy_of
+from share_algo import Basis, TaskEntry
 from share_algo.codec import decode_entry, decode_update
 
 
 @dataclass(frozen=True)
 class History:
+    spec: pb.FederationSpec
     journal: Journal
     catalog: Catalog
     blobs: Blobs
@@ -35,38 +38,42 @@ class History:
             task=s.task,
             base_version=s.base_version,
             staleness=staleness,
-            base=Basis() if position.stand_in else self.bases.of(s.base_version),
+            base=Basis() if position.stand_in else self.bases.behind(s.base_version),
             update=decode_update(self.blobs.get(digest)),
             nbytes=s.nbytes,
             labels=s.labels,
             metrics=s.metrics,
+            begun=None if position.stand_in else self._begun(s),
         )
 
+    def learned(self, version: Version, task: str) -> Learned | None:
+        """What a version holds of a task."""
+        found = self.catalog.task_of(version.version, task)
+        return self._read(found.kept) if found else None
+
     def events(self, version: int, without: Collection[int] = ()) -> Iterator[Event]:
-        """What `version` was made of: updates in the order in which they were merged first, and compactions."""
+        """What `version` was made of, step by step: updates as they were merged first, compactions between."""
         alive = self.journal.alive_at(version) - set(without)
         for made in self._path(version):
             yield from self.events_in(made, alive)
 
     def events_in(self, version: Version, alive: Collection[int] | None = None) -> Iterator[Event]:
-        """What a merge or a compaction added to its parent; of its updates only those that are `alive`."""
-        for record in version.records:
-            position = self.journal.at(record.position)
-            if position.command is not None and record.kind == pb.VERSION_KIND_COMPACT:
-                yield position.command.compact
-            elif alive is None or record.position in alive:
-                yield self.arrived(position, record.staleness)
+        """What a merge or a compaction added to its parent; with `alive` only the updates at these positions."""
+        if kind_of(version) == pb.VERSION_KIND_COMPACT:
+            yield self._command(version).compact
+        merged = [r for r in version.records if r.kind == pb.VERSION_KIND_MERGE]
+        kept = [r for r in merged if alive is None or r.position in alive]
+        for _, group in groupby(kept, self._step):
+            yield tuple(self.arrived(self.journal.at(r.position), r.staleness) for r in group)
 
     def target(self, rollback: Version) -> int:
         """The version that a rollback went back to."""
-        command = self.journal.at(rollback.records[-1].position).command
-        assert command is not None, "only a command rolls back"
-        return command.rollback.version
+        return self._command(rollback).rollback.version
 
-    def state_of(self, version: Version) -> Rebuilt:
-        """What is stored. Raises CoordinatorError for a damaged blob."""
-        tasks = {t.task: self._learned(t.kept) for t in self.catalog.tasks_of(version)}
-        return Rebuilt(self.bases.at(version), tasks)
+    def state_of(self, version: Version) -> State:
+        """All that is stored of it. Raises CoordinatorError for a damaged blob."""
+        tasks = {t.task: self._read(t.kept) for t in self.catalog.tasks_of(version)}
+        return State(self.bases.at(version), tasks)
 
     def _path(self, number: int) -> list[Version]:
         """The merges and compactions that led to a version, oldest first: a rollback leads to what it went back to."""
@@ -74,14 +81,29 @@ class History:
         path: list[Version] = []
         while number:
             version = versions[number]
-            if version.records[-1].kind in (pb.VERSION_KIND_MERGE, pb.VERSION_KIND_COMPACT):
+            if kind_of(version) in (pb.VERSION_KIND_MERGE, pb.VERSION_KIND_COMPACT):
                 path.append(version)
-            number = self.target(version) if is_rollback(version) else version.parent
+            number = self.target(version) if kind_of(version) == pb.VERSION_KIND_ROLLBACK else version.parent
         return path[::-1]
 
-    def _learned(self, kept: Kept) -> Learned:
+    def _command(self, version: Version) -> pb.CommandRequest:
+        command = self.journal.at(version.records[-1].position).command
+        assert command is not None, "only a command makes a version that is no merge"
+        return command
+
+    def _read(self, kept: Kept) -> Learned:
         return Learned(decode_entry(self.blobs.get(kept.blob.digest)), kept.labels, kept.certificate)
 
+    def _step(self, record: Record) -> str | int:
+        """Updates of one version with the same key are one step."""
+        return record.task if gathers(policy_of(self.spec.policies, record.task)) else record.position
 
-def is_rollback(version: Version) -> bool:
-    return bool(version.records) and version.records[-1].kind == pb.VERSION_KIND_ROLLBACK
+    def _begun(self, submission: Submission) -> TaskEntry | None:
+        if not gathers(policy_of(self.spec.policies, submission.task)):
+            return None
+        found = self.catalog.task_of(submission.base_version, submission.task)
+        return found and decode_entry(self.blobs.get(found.kept.blob.digest))
+
+
+def kind_of(version: Version) -> pb.VersionKind:
+    return version.records[-1].kind if version.records else pb.VERSION_KIND_UNSPECIFIED

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import time
 
 from sqlalchemy import Engine
@@ -18,13 +18,16 @@ from sqlalchemy.exc import SQLAlchemyError
 from coordinator.catalog import Version
 from coordinator.compaction import compaction
 from coordinator.draft import BlobName, Draft, Kept
-from coordinator.erasure import Overtaken
 from coordinator.errors import CoordinatorError, Refused
 from coordinator.history import History
 from coordinator.journal import Position
+from coordinator.judgement import judgement
+from coordinator.letting_go import Overtaken
+from coordinator.retention import collection
 from coordinator.reversal import Reversal
 from coordinator.sweep import sweep_if_wanted
 from coordinator.transition import Skipped, State, step
+from coordinator.upkeep import Upkeep
 from coordinator.verdicts import Ruling
 from protos.fedshare.v1 import federation_pb2 as pb
 from share_algo import AlgebraError
@@ -55,6 +58,7 @@ class Integrator:
     ):
         self._spec, self._engine, self._history, self._announce = spec, engine, history, announce
         self._reversal = Reversal(spec, history)
+        self._upkeep = Upkeep(spec, history.journal, history.catalog)
         self._resume()
         self._wake = threading.Event()
         self._stopping = threading.Event()
@@ -100,8 +104,9 @@ class Integrator:
         sweep_if_wanted(self._engine, self._history.blobs)
         self._head = self._history.catalog.head()
         self._consumed = self._history.journal.consumed()
-        self._state = State(self._head.version, self._history.bases.at(self._head))
+        self._state = State(self._history.bases.at(self._head))
         self._history.bases.remember(self._head, self._state.basis)
+        self._upkeep.after(self._head, self._consumed)
 
     def _next(self) -> bool:
         position = self._history.journal.after(self._consumed)
@@ -122,6 +127,7 @@ class Integrator:
         self._publish(position, result)
         self._state, self._consumed = state, position.position
         self._history.bases.remember(self._head, state.basis)
+        self._upkeep.after(self._head, self._consumed)
 
     def _carry_out(self, position: Position, command: pb.CommandRequest) -> None:
         """A command's version has another basis than the one in memory: it is read again from the disk."""
@@ -152,21 +158,34 @@ class Integrator:
             return self._state, Skipped(f"internal error: {type(error).__name__}: {error}")
 
     def _merged(self, position: Position) -> tuple[State, Draft | Skipped]:
-        arrived = self._history.arrived(position, self._state.head - position.submission.base_version)
-        state, result = step(self._state, arrived, self._spec.tolerance, self._spec.rank)
+        arrived = self._history.arrived(position, self._head.version - position.submission.base_version)
+        now = self._history.learned(self._head, arrived.task)
+        known = State(self._state.basis, {arrived.task: now} if now else {})
+        state, result = step(known, (arrived,), self._spec)
         if isinstance(result, Skipped):
             return state, result
         block = (self._kept(encode_block(result.block)),) if result.block else ()
-        entry = self._kept(encode_entry(result.entry))
+        entry = self._kept(encode_entry(result.learned.entry))
         merged = Ruling(position.position, pb.OUTCOME_MERGED)
-        changed = {arrived.task: Kept(entry, arrived.labels, result.certificate)}
-        return state, Draft(position.position, (result.record,), block, entries=changed, first=(merged,))
+        changed = {arrived.task: Kept(entry, arrived.labels, result.learned.certificate)}
+        return State(state.basis), Draft(position.position, result.records, block, entries=changed, first=(merged,))
+
+    def _accepted(self, position: Position) -> Draft:
+        _, result = self._tried(position, lambda: self._merged(position))
+        if isinstance(result, Skipped):
+            skipped = Ruling(position.position, pb.OUTCOME_SKIPPED, reason=result.reason)
+            return Draft(position.position, later=(skipped,))
+        return replace(result, first=(), later=result.first)
 
     def _ordered(self, position: Position, command: pb.CommandRequest) -> Draft:
         if command.HasField("rollback"):
             return self._reversal.rollback(position, command.rollback, self._head)
         if command.HasField("compact"):
             return compaction(self._history, position, command.compact, self._head)
+        if command.HasField("judge"):
+            return judgement(self._history.journal, position, command.judge, self._accepted)
+        if command.HasField("collect"):
+            return collection(self._history, position, command.collect, self._head)
         return self._reversal.forget(position, command.forget, self._head)
 
     def _skip(self, position: Position, skipped: Skipped) -> None:
@@ -175,6 +194,9 @@ class Integrator:
         log.warning("skipped id=%s position=%d: %s", position.submission.update_id, position.position, skipped.reason)
 
     def _publish(self, position: Position, draft: Draft) -> None:
+        if not draft.records:
+            self._history.catalog.settle(draft, time())
+            return
         self._head = self._history.catalog.publish(self._head, draft, time())
         for r in draft.records:
             log.info("published version=%d kind=%s update=%s position=%d task=%s error=%.1e basis=%d",

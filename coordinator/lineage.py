@@ -174,6 +174,7 @@ class _Store:
             "fedshare.worker": r.worker,
             "fedshare.update_id": r.update_id,
             "fedshare.base_version": str(r.base_version),
+            "fedshare.gone": version.gone,
         }
         at = int(version.created_at * 1000)
         key = {name: tags[name] for name in ("fedshare.version", "fedshare.update_id")}
@@ -182,6 +183,9 @@ class _Store:
         values = {
             "relative_error": r.relative_error,
             "relative_error_max": r.relative_error_max,
+            "largest_error": r.largest_error,
+            "weight": r.weight,
+            "norm": r.norm,
             "staleness": r.staleness,
             "basis_out": r.basis_out,
             "basis_in": r.basis_in,

@@ -73,7 +73,7 @@ async def serve_home(
         lineage.wake()
 
     bases = Bases(catalog, home.blobs)
-    history = History(journal, catalog, home.blobs, bases)
+    history = History(home.spec, journal, catalog, home.blobs, bases)
     integrator = Integrator(home.spec, home.engine, history, announce)
     broadcast = Broadcast(integrator.announcement, asyncio.get_running_loop())
     receiver = Receiver(home.spec, journal, bases, home.blobs, integrator.wake)

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from coordinator.catalog import Version
 from coordinator.errors import CoordinatorError
-from coordinator.history import History, is_rollback
-from coordinator.rebuild import Learned, Rebuilt, rebuild
+from coordinator.history import History, kind_of
+from coordinator.rebuild import rebuild
+from coordinator.transition import Learned, State
 from protos.fedshare.v1 import federation_pb2 as pb
 from share_algo import AlgebraError, TaskEntry
 from share_algo.canonical import difference_norm, norm
@@ -25,7 +26,8 @@ def compare(history: History, spec: pb.FederationSpec) -> pb.ReplayReply:
     """Raises CoordinatorError for a blob that is missing or damaged. Cost: every merge of the journal once more."""
     versions = [v for v in history.catalog.every() if not v.gone]
     first = _start(history)
-    replay = _Replay(history, spec, first, {history.target(v) for v in versions if is_rollback(v)})
+    targets = {history.target(v) for v in versions if kind_of(v) == pb.VERSION_KIND_ROLLBACK}
+    replay = _Replay(history, spec, first, targets)
     for version in versions:
         if version.version >= first:
             replay.go_on(version)
@@ -50,8 +52,8 @@ class _Replay:
     first: int
     targets: set[int]
     reply: pb.ReplayReply = field(default_factory=pb.ReplayReply)
-    made: dict[int, Rebuilt] = field(default_factory=dict)
-    newest: Rebuilt = field(default_factory=Rebuilt)
+    made: dict[int, State] = field(default_factory=dict)
+    newest: State = field(default_factory=State)
 
     def go_on(self, version: Version) -> None:
         """Replay one more version and compare the tasks that it changed."""
@@ -75,10 +77,9 @@ class _Replay:
                 a, b = (getattr(basis[module], side) for basis in (self.newest.basis, stored))
                 self._note(self.reply.basis, _sine(a, b), version, f"{module} {side[: side.index('_')]}")
 
-    def _made(self, version: Version) -> Rebuilt:
-        kind = version.records[-1].kind if version.records else pb.VERSION_KIND_UNSPECIFIED
-        goes_on = version.version != self.first and kind in (pb.VERSION_KIND_MERGE, pb.VERSION_KIND_COMPACT)
-        if goes_on:
+    def _made(self, version: Version) -> State:
+        kind = kind_of(version)
+        if version.version != self.first and kind in (pb.VERSION_KIND_MERGE, pb.VERSION_KIND_COMPACT):
             return rebuild(self.history.events_in(version), self.spec, self.newest)
         if kind == pb.VERSION_KIND_ROLLBACK and (target := self.history.target(version)) in self.made:
             return self.made[target]

@@ -8,19 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from coordinator.catalog import Version
-from coordinator.draft import BlobName, Draft, Erasure
+from coordinator.draft import Draft, Erasure, LettingGo
+from coordinator.erasure import ERASED
 from coordinator.errors import CoordinatorError
 from coordinator.history import History
 from coordinator.journal import Position
 from coordinator.rebuild import rebuild
+from coordinator.retention import letting_go
 from coordinator.verdicts import Ruling
-from coordinator.whole import changed, ordered, put, stored
+from coordinator.whole import changed, ordered, stored
 from protos.fedshare.v1 import federation_pb2 as pb
-from share_algo import Basis, append, lift
-from share_algo.codec import encode_update
-
-READABLE = (pb.OUTCOME_QUEUED, pb.OUTCOME_MERGED)
-"""Outcomes of updates that may still be merged, or merged again."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +55,7 @@ class Reversal:
             raise CoordinatorError("no such update is journaled")
         alive = journal.alive_at(head.version)
         rebuilt = rebuild(self.history.events(head.version, forgotten), self.spec)
-        taken = sorted(forgotten if command.erase else forgotten & alive)
+        taken = sorted(forgotten if command.erase else forgotten & (alive | journal.with_outcome(pb.OUTCOME_BUFFERED)))
         outcome, what = (
             (pb.OUTCOME_ERASED, "erased") if command.erase else (pb.OUTCOME_REVERTED, "taken back by a forget")
         )
@@ -66,24 +63,15 @@ class Reversal:
         draft = replace(
             ordered(position, pb.VERSION_KIND_FORGET, note, rebuilt.basis),
             later=tuple(Ruling(p, outcome, reason=what) for p in taken),
-            erasure=self._erasure(command, head, forgotten) if command.erase else None,
         )
+        if command.erase:
+            erasure, gone = self._erasure(command, forgotten)
+            draft = replace(draft, erasure=erasure, letting_go=gone)
         return stored(self.history, rebuilt, head, draft)
 
-    def _erasure(self, command: pb.Forget, head: Version, forgotten: frozenset[int]) -> Erasure:
+    def _erasure(self, command: pb.Forget, forgotten: frozenset[int]) -> tuple[Erasure, LettingGo]:
         versions = list(self.history.catalog.every())
         held = [v.version for v in versions for record in v.records if record.position in forgotten]
         numbers = frozenset(v.version for v in versions if held and v.version >= min(held) and not v.gone)
-        stand_ins, consumed = {}, 0
-        for entry, decision in self.history.journal.every():
-            consumed = entry.position
-            needed = decision.outcome in READABLE and entry.command is None and entry.position not in forgotten
-            if needed and entry.stand_in is None and entry.submission.base_version in numbers:
-                stand_ins[entry.position] = self._restated(entry)
-        return Erasure(forgotten, numbers, stand_ins, consumed, command.task, command.worker)
-
-    def _restated(self, position: Position) -> BlobName:
-        """The same update, made for version 0: whole, so that no other version is needed to read it."""
-        arrived = self.history.arrived(position, staleness=0)
-        whole = append(Basis(), lift(arrived.update, arrived.base), tolerance=0.0)
-        return put(self.history, encode_update(whole.update))
+        erasure = Erasure(forgotten, command.task, command.worker)
+        return erasure, letting_go(self.history, numbers, ERASED, without=forgotten)

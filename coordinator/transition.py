@@ -1,27 +1,63 @@
-"""The heart: (state, submission) -> (state, what happened). No files, no clock, no threads; pure."""
+"""The heart: (state, updates of one task) -> (state, what happened). No files, no clock, no threads; pure.
+
+    replace    the task is the update
+    fedasync   C <- (1 - s) C + s C_i with s = mixing * weight(staleness); a task's first update is taken whole
+    fedbuff    C <- C + mixing / n * sum_i weight(staleness_i) (C_i - what the task was in i's own base version)
+
+Sums are of dW, exactly: the factors of all parts side by side, then one append. Heads are summed likewise.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
-from protos.fedshare.v1.federation_pb2 import VERSION_KIND_MERGE, VersionKind
-from share_algo import Adapter, AlgebraError, Appended, Basis, Block, Certificate, TaskEntry, Update, append, lift
+from coordinator.staleness import share
+from protos.fedshare.v1 import federation_pb2 as pb
+from protos.policy import gathers, policy_of, replaces
+from share_algo import (
+    Adapter,
+    AlgebraError,
+    Appended,
+    Basis,
+    Block,
+    Certificate,
+    TaskEntry,
+    Update,
+    append,
+    lift,
+    mixed,
+)
+from share_algo.canonical import whole_norm
+from share_algo.certificate import ROUNDING
 
 FLOAT32_BYTES = 4
 
 
 @dataclass(frozen=True)
-class State:
-    """What a merge needs to know: the head's number and its basis. Other tasks' coefficients are not touched."""
+class Learned:
+    """A task in a basis, what the rows of its head mean, and how true it is."""
 
-    head: int
-    basis: Basis
+    entry: TaskEntry
+    labels: Sequence[str]
+    certificate: Certificate
+
+
+@dataclass(frozen=True)
+class State:
+    """A basis, and what is in it of tasks: at least of those that the next step is about."""
+
+    basis: Basis = field(default_factory=Basis)
+    tasks: Mapping[str, Learned] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Arrived:
-    """One update from the journal. base: the basis that it is made for. staleness: versions since its base version."""
+    """One update from the journal. base: the basis that it is made for. staleness: versions since its base version.
+
+    begun: what the task was in the base version, where its policy counts differences; None: it was not there.
+    """
 
     position: int
     update_id: str
@@ -34,6 +70,17 @@ class Arrived:
     nbytes: int
     labels: Sequence[str]
     metrics: Mapping[str, float]
+    begun: TaskEntry | None = None
+
+    @cached_property
+    def adapter(self) -> Adapter:
+        """What was sent. Raises AlgebraError where the update does not fit its base."""
+        return lift(self.update, self.base)
+
+    def difference(self, weight: float) -> list[tuple[float, Adapter]]:
+        """Of what was sent from what it began with, as parts of a sum, times `weight`."""
+        before = [] if self.begun is None else [(-weight, self.begun.adapter(self.base))]
+        return [(weight, self.adapter), *before]
 
 
 @dataclass(frozen=True)
@@ -58,7 +105,7 @@ class Record:
     bytes_sent: int = 0
     bytes_lora: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
-    kind: VersionKind = VERSION_KIND_MERGE
+    kind: pb.VersionKind = pb.VERSION_KIND_MERGE
     note: str = ""
     weight: float = 1.0
     norm: float = 0.0
@@ -67,10 +114,11 @@ class Record:
 
 @dataclass(frozen=True)
 class Merged:
+    """block: what the basis grew by; learned: the task from now on; records: one for each update, in their order."""
+
     block: Block
-    entry: TaskEntry
-    certificate: Certificate
-    record: Record
+    learned: Learned
+    records: tuple[Record, ...]
 
 
 @dataclass(frozen=True)
@@ -78,21 +126,57 @@ class Skipped:
     reason: str
 
 
-def step(state: State, arrived: Arrived, tolerance: float, rank: int) -> tuple[State, Merged | Skipped]:
-    """Merge one update into the state. On Skipped the state is the one that was handed in."""
+@dataclass(frozen=True)
+class _Sum:
+    """Parts of the new value; what the updates weigh; error that the old value brings along."""
+
+    parts: Sequence[tuple[float, Adapter]]
+    weights: Sequence[float]
+    carried: float = 0.0
+
+
+def step(state: State, arrived: Sequence[Arrived], spec: pb.FederationSpec) -> tuple[State, Merged | Skipped]:
+    """Merge updates of one task: one, or all of a buffer. On Skipped the state is the one that was handed in."""
+    task, labels = arrived[-1].task, arrived[-1].labels
+    now, policy = state.tasks.get(task), policy_of(spec.policies, task)
+    others = [*arrived, now] if now and not replaces(policy) else arrived
+    if any(list(other.labels) != list(labels) for other in others):
+        return state, Skipped(f"its labels are not those of the task's other updates: {', '.join(labels)}")
     try:
-        adapter = lift(arrived.update, arrived.base)
-        appended = append(state.basis, adapter, tolerance=tolerance)
+        total = _sum(policy, state.basis, now, arrived)
+        appended = append(state.basis, mixed(total.parts), tolerance=spec.tolerance)
     except AlgebraError as error:
         return state, Skipped(str(error))
-    block = appended.update.block
+    block, kept = appended.update.block, _carried(appended.certificate, total.carried)
+    learned = Learned(appended.update.entry, labels, kept)
+    records = tuple(_record(a, w, appended, spec.rank) for a, w in zip(arrived, total.weights, strict=True))
     grown = state.basis.grown(block) if block else state.basis
-    record = _record(arrived, appended, bytes_lora=_bytes_as_lora(adapter, rank))
-    merged = Merged(block, appended.update.entry, appended.certificate, record)
-    return State(state.head + 1, grown), merged
+    return State(grown, {**state.tasks, task: learned}), Merged(block, learned, records)
 
 
-def _record(arrived: Arrived, appended: Appended, *, bytes_lora: int) -> Record:
+def _sum(policy: pb.Policy, basis: Basis, now: Learned | None, arrived: Sequence[Arrived]) -> _Sum:
+    if gathers(policy):
+        weights = [share(policy, a.staleness) for a in arrived]
+        parts = [p for a, w in zip(arrived, weights, strict=True) for p in a.difference(w / len(arrived))]
+        old = 1.0
+    else:
+        [only] = arrived
+        weights = [1.0 if replaces(policy) or now is None else share(policy, only.staleness)]
+        parts = [(weights[0], only.adapter)]
+        old = 1.0 - weights[0]
+    if now is None or replaces(policy):
+        return _Sum(parts, weights)
+    return _Sum([*parts, (old, now.entry.adapter(basis))], weights, old * now.certificate.error)
+
+
+def _carried(own: Certificate, before: float) -> Certificate:
+    """The error of a sum: of placing it, and what its parts brought along (triangle inequality)."""
+    if not before:
+        return own
+    return Certificate(own.norm, own.error + before, own.loose + before, is_bound=before > ROUNDING * own.norm)
+
+
+def _record(arrived: Arrived, weight: float, appended: Appended, rank: int) -> Record:
     modules = appended.modules.values()
     return Record(
         position=arrived.position,
@@ -108,9 +192,10 @@ def _record(arrived: Arrived, appended: Appended, *, bytes_lora: int) -> Record:
         basis_out=max(m.K for m in modules),
         basis_in=max(m.L for m in modules),
         bytes_sent=arrived.nbytes,
-        bytes_lora=bytes_lora,
+        bytes_lora=_bytes_as_lora(arrived.adapter, rank),
         metrics=dict(arrived.metrics),
-        norm=appended.certificate.norm,
+        weight=weight,
+        norm=whole_norm(arrived.adapter),
     )
 
 

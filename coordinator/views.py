@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Protocol
 
+from coordinator.blobs import Blobs
 from coordinator.catalog import Catalog, TaskBlob, Version
 from coordinator.draft import BlobName
-from coordinator.errors import Refused
-from coordinator.journal import Decision, Journal
+from coordinator.errors import CoordinatorError, Refused
+from coordinator.journal import Decision, Journal, Position
 from coordinator.measured import Measurement
 from coordinator.members import Members
 from coordinator.transition import Record
@@ -57,6 +58,26 @@ def manifest(catalog: Catalog, request: pb.FetchRequest) -> pb.Manifest:
     )
 
 
+def part(catalog: Catalog, blobs: Blobs, version: int, digest: str) -> bytes:
+    """A blob that a version is made of. Raises Refused when the version is gone since its manifest was read."""
+    try:
+        return blobs.get(digest)
+    except CoordinatorError:
+        existing(catalog, version)
+        raise
+
+
+def aside(position: Position, decision: Decision) -> pb.Aside:
+    return pb.Aside(
+        update_id=decision.update_id,
+        worker=position.submission.worker,
+        task=position.submission.task,
+        position=position.position,
+        received_at=position.received_at,
+        reason=decision.reason,
+    )
+
+
 def status(
     spec: pb.FederationSpec, members: Members, journal: Journal, catalog: Catalog, lineage: LineageView
 ) -> pb.StatusReply:
@@ -83,6 +104,9 @@ def status(
         lineage_behind=lineage.behind(),
         reverted=counts[pb.OUTCOME_REVERTED],
         erased=counts[pb.OUTCOME_ERASED],
+        buffered=counts[pb.OUTCOME_BUFFERED],
+        quarantined=counts[pb.OUTCOME_QUARANTINED],
+        generation=head.generation,
     )
 
 
@@ -118,6 +142,7 @@ def verdict(decision: Decision, catalog: Catalog) -> pb.Verdict:
         position=decision.position,
         version=decision.version,
         relative_error=merged.relative_error if merged else 0.0,
+        weight=merged.weight if merged and merged.kind == pb.VERSION_KIND_MERGE else 0.0,
     )
 
 

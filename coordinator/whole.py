@@ -12,8 +12,7 @@ from coordinator.catalog import Version
 from coordinator.draft import BlobName, Draft, Kept
 from coordinator.history import History
 from coordinator.journal import Position
-from coordinator.rebuild import Rebuilt
-from coordinator.transition import Record
+from coordinator.transition import Record, State
 from coordinator.verdicts import Ruling
 from protos.fedshare.v1 import federation_pb2 as pb
 from share_algo import Basis
@@ -22,12 +21,12 @@ from share_algo.codec import encode_block, encode_entry
 Entries = Mapping[str, Kept | None]
 
 
-def stored(history: History, rebuilt: Rebuilt, head: Version, draft: Draft) -> Draft:
-    """`draft` with the blocks and entries of `rebuilt`. What is in the store already is not written again."""
+def stored(history: History, state: State, head: Version, draft: Draft) -> Draft:
+    """`draft` with the blocks and entries of `state`. What is in the store already is not written again."""
     kept = {
-        t: Kept(put(history, encode_entry(x.entry)), tuple(x.labels), x.certificate) for t, x in rebuilt.tasks.items()
+        t: Kept(put(history, encode_entry(x.entry)), tuple(x.labels), x.certificate) for t, x in state.tasks.items()
     }
-    blocks = tuple(put(history, encode_block(block)) for block in rebuilt.basis.blocks)
+    blocks = tuple(put(history, encode_block(block)) for block in state.basis.blocks)
     return replace(draft, blocks=blocks, entries=changed(history, head, kept), afresh=True)
 
 

@@ -16,7 +16,7 @@ import importlib
 from typing import Any
 
 from share_algo.append import Appended, ModuleReport, append
-from share_algo.average import average, combine
+from share_algo.average import average, combine, mixed
 from share_algo.build import BuildReport, build
 from share_algo.certificate import Certificate
 from share_algo.compact import Compacted, CompactReport, compact
@@ -64,6 +64,7 @@ __all__ = [
     "lift",
     "measured",
     "merge",
+    "mixed",
     "probe_loss",
     "quantise",
     "refine",

@@ -73,6 +73,37 @@ def combine(entries: Sequence[TaskEntry], weights: Sequence[float], *, tolerance
     return TaskEntry(coefficients, _mean_head([e.head for e in entries], weights), first.settings)
 
 
+def mixed(parts: Sequence[tuple[float, Adapter]]) -> Adapter:
+    """sum_i w_i dW_i as one adapter, whatever bases its parts are kept in; heads: the same sum, in float32 at least.
+
+    The factors of all parts side by side, so that nothing is lost; `append` finds the rank that it has. Settings are
+    the first part's. AlgebraError for modules, layouts or heads that differ.
+    """
+    first = parts[0][1]
+    if len(parts) == 1 and parts[0][0] == 1:
+        return first
+    for _, other in parts[1:]:
+        if odd := sorted(other.factors.keys() ^ first.factors.keys()):
+            raise AlgebraError(f"{odd[0]}: only some of the contributions have this module")
+    factors = {m: _beside([(w, a.factors[m]) for w, a in parts], m) for m in first.factors}
+    return Adapter(factors, _mean_head([_widened(a.head) for _, a in parts], [w for w, _ in parts]), first.settings)
+
+
+def _beside(parts: Sequence[tuple[float, Factors]], module: str) -> Factors:
+    if len({(f.layout, f.shape) for _, f in parts}) > 1:
+        raise AlgebraError(f"{module}: of another shape or layout in some contribution")
+    B_NR = torch.cat([w * f.B_NR.double() for w, f in parts], 1)
+    return Factors(B_NR, torch.cat([f.A_RD.double() for _, f in parts]), parts[0][1].layout)
+
+
+def _widened(head: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Sums of sums would drift in fewer bits. What is no floating-point number is left for `_mean_head` to refuse."""
+    return {
+        name: t.to(torch.promote_types(t.dtype, torch.float32)) if t.is_floating_point() else t
+        for name, t in head.items()
+    }
+
+
 def _summed(each: Sequence[Coefficients], weights: Sequence[float], tolerance: float) -> Coefficients:
     K, L = (max(c.widths[side] for c in each) for side in (0, 1))
     P_KR = torch.cat([w * _padded(c.P_KR, K) for w, c in zip(weights, each, strict=True)], 1)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from share_algo.types import Factors
+from share_algo.types import Adapter, Factors
 
 
 def balanced(factors: Factors) -> Factors:
@@ -66,6 +66,11 @@ def norm(factors: Factors) -> float:
     inner_B = torch.linalg.qr(factors.B_NR.double()).R
     inner_A = torch.linalg.qr(factors.A_RD.double().T).R
     return float(torch.linalg.norm(inner_B @ inner_A.T))
+
+
+def whole_norm(adapter: Adapter) -> float:
+    """|| dW ||_F over all modules."""
+    return math.hypot(*(norm(factors) for factors in adapter.factors.values()))
 
 
 def product_norm(left_KR: Tensor, right_LR: Tensor) -> float:

@@ -273,7 +273,7 @@ def receiver_of(home: Home) -> Receiver:
 
 def history_of(home: Home) -> History:
     catalog = Catalog(home.engine)
-    return History(Journal(home.engine), catalog, home.blobs, Bases(catalog, home.blobs))
+    return History(home.spec, Journal(home.engine), catalog, home.blobs, Bases(catalog, home.blobs))
 
 
 def order(coordinator: Coordinator, command_id: str = "", **command: Any) -> pb.Verdict:
