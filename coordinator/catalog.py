@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, func, inser
 
 from coordinator.draft import BlobName, Draft, Kept
 from coordinator.erasure import erase
-from coordinator.letting_go import let_go
+from coordinator.letting_go import COLLECTED, let_go
 from coordinator.tables import blocks, entries, gone, versions, writer
 from coordinator.transition import Record
 from coordinator.verdicts import decide, overrule
@@ -172,6 +172,12 @@ class Catalog:
                 connection.execute(select(func.count()).select_from(t)).scalar_one() for t in (versions, gone)
             )
         return made - left - 1
+
+    def newest_collected(self) -> int:
+        """0: none."""
+        query = select(func.coalesce(func.max(gone.c.version), 0)).where(gone.c.why == COLLECTED)
+        with self._engine.connect() as connection:
+            return connection.execute(query).scalar_one()
 
     def _versions(self, query) -> list[Version]:  # type: ignore[no-untyped-def]
         query = query.add_columns(gone.c.why).outerjoin(gone, gone.c.version == versions.c.version)

@@ -13,8 +13,6 @@ from coordinator.draft import Erasure
 from coordinator.tables import commands, journal, members, metrics, restated, versions
 from protos.fedshare.v1.federation_pb2 import CommandRequest
 
-ERASED = "erased"
-
 
 def erase(connection: Connection, erasure: Erasure) -> None:
     _blank_updates(connection, erasure.positions)

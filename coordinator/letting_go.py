@@ -14,6 +14,7 @@ from coordinator.draft import LettingGo
 from coordinator.tables import blocks, cursors, entries, gone, journal, restated, versions
 
 SWEEP_WANTED = "sweep"
+ERASED, COLLECTED = "erased", "collected"
 
 
 class Overtaken(Exception):

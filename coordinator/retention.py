@@ -14,14 +14,13 @@ from coordinator.draft import BlobName, Draft, LettingGo
 from coordinator.errors import CoordinatorError
 from coordinator.history import History
 from coordinator.journal import Position
+from coordinator.letting_go import COLLECTED
 from coordinator.verdicts import Ruling
 from coordinator.whole import put
 from protos.fedshare.v1 import federation_pb2 as pb
 from protos.policy import gathers, policy_of
 from share_algo import Basis, append, mixed
 from share_algo.codec import encode_update
-
-COLLECTED = "collected"
 
 
 def collection(history: History, position: Position, command: pb.Collect, head: Version) -> Draft:

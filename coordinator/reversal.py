@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 
 from coordinator.catalog import Version
 from coordinator.draft import Draft, Erasure, LettingGo
-from coordinator.erasure import ERASED
 from coordinator.errors import CoordinatorError
 from coordinator.history import History
 from coordinator.journal import Position
+from coordinator.letting_go import ERASED
 from coordinator.rebuild import rebuild
 from coordinator.retention import letting_go
 from coordinator.verdicts import Ruling

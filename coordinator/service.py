@@ -159,7 +159,7 @@ class Service(FederationServicer):
     def _report(self, request: pb.ReportRequest) -> None:
         admit.name("task", request.task)
         admit.metrics(request.metrics)
-        views.existing(self._catalog, request.version)
+        views.measurable(self._catalog, request.version)
         self._measured.add(
             request.worker, request.incarnation, request.task, request.version, dict(request.metrics), time()
         )

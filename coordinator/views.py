@@ -10,6 +10,7 @@ from coordinator.catalog import Catalog, TaskBlob, Version
 from coordinator.draft import BlobName
 from coordinator.errors import CoordinatorError, Refused
 from coordinator.journal import Decision, Journal, Position
+from coordinator.letting_go import COLLECTED
 from coordinator.measured import Measurement
 from coordinator.members import Members
 from coordinator.transition import Record
@@ -34,6 +35,13 @@ def existing(catalog: Catalog, number: int) -> Version:
     if version.gone:
         raise Refused(pb.OUTCOME_REFUSED_BASE_GONE, f"version {number} was {version.gone}: only its record is left")
     return version
+
+
+def measurable(catalog: Catalog, number: int) -> None:
+    """A version that was measured may be collected by the time that this is reported. Raises Refused for others."""
+    version = catalog.get(number)
+    if version is None or version.gone != COLLECTED:
+        existing(catalog, number)
 
 
 def manifest(catalog: Catalog, request: pb.FetchRequest) -> pb.Manifest:

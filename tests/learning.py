@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from parts import Coordinator, RawWorker, dense, random_adapter
+from parts import Coordinator, RawWorker, dense, history_of, honest_blob, journal_blob, random_adapter
 
+from coordinator.draft import Draft
+from coordinator.home import open_home
+from coordinator.members import Members
+from coordinator.verdicts import Ruling
 from protos.fedshare.v1 import federation_pb2 as pb
 from share_algo import Adapter
 
 SENT_IS_KEPT = 2e-5
 SAME = 1e-4
+WHY = "it is unlike the others"
 
 
 @dataclass
@@ -71,3 +77,21 @@ def same(before: Mapping[str, Mapping[str, np.ndarray]], after: Mapping[str, Map
     return before.keys() == after.keys() and all(
         (before[task][module] == after[task][module]).all() for task in before for module in before[task]
     )
+
+
+def keep_aside(learning: Learning, task: str = "odd", base: int = 2) -> str:
+    """An update made for `base`, journaled, with the verdict that it is in quarantine. Returns its id."""
+    assert learning.coordinator.stop() == 0
+    with open_home(learning.coordinator.home) as home:
+        history, worker = history_of(home), f"{task}-worker"
+        incarnation = Members(home.engine).join(worker, task, time.time())
+        adapter = learning.adapters[task] = random_adapter(home.spec, 50)
+        blob = honest_blob(home.spec, adapter, history.bases.behind(base))
+        made = {"worker": worker, "task": task, "incarnation": incarnation, "base_version": base}
+        header = journal_blob(home, blob, **made)
+        position = history.journal.newest_position()
+        aside = Ruling(position, pb.OUTCOME_QUARANTINED, reason=WHY)
+        history.catalog.settle(Draft(position, first=(aside,)), time.time())
+    learning.coordinator.start()
+    learning.receipts[task] = pb.Receipt(update_id=header.update_id)
+    return header.update_id

@@ -44,7 +44,7 @@ def collect(
     command_id: options.CommandId = "",
     as_json: options.Json = False,
 ) -> None:
-    """Of all but the newest versions keep only the record. What rollback to the others, forget and replay need stays."""
+    """Of all but the newest versions keep only the record. What the journal needs, to forget and to replay, stays."""
     from protos.fedshare.v1 import federation_pb2 as pb
 
     give(pb.CommandRequest(collect=pb.Collect(keep=keep)), coordinator, command_id, as_json)
