@@ -144,9 +144,9 @@ def test_reader_that_is_fetching_a_version_while_it_is_collected_is_told_so_in_o
     collected(learning, keep=1)
     assert learning.coordinator.stop() == 0
     with open_home(learning.coordinator.home) as home:
-        with pytest.raises(Refused, match="^version 4 was collected: only its record is left$"):
+        with pytest.raises(Refused, match=r"^version 4 was collected: only its record is left$"):
             part(history_of(home).catalog, home.blobs, manifest.version, manifest.blocks[-1].digest)
-        with pytest.raises(CoordinatorError, match="is missing: restore it from a copy of this home$"):
+        with pytest.raises(CoordinatorError, match=r"is missing: restore it from a copy of this home$"):
             part(history_of(home).catalog, home.blobs, 5, "0" * 64)
 
 
