@@ -96,6 +96,21 @@ def command(request: pb.CommandRequest) -> None:
         if bool(task) == bool(worker):
             raise Refused(pb.OUTCOME_REFUSED_MALFORMED, "forget either a task or a worker")
         name("task" if task else "worker", task or worker)
+    if kind == "compact":
+        _compact(request.compact)
+    if kind == "judge" and not UPDATE_ID.fullmatch(request.judge.update_id):
+        raise Refused(pb.OUTCOME_REFUSED_MALFORMED, "a judgement names an update by the 32 hex digits of its id")
+    if kind == "collect" and not request.collect.keep:
+        raise Refused(pb.OUTCOME_REFUSED_MALFORMED, "a collection keeps at least 1 version")
+
+
+def _compact(command: pb.Compact) -> None:
+    if bool(command.size) == bool(command.tolerance):
+        raise Refused(
+            pb.OUTCOME_REFUSED_MALFORMED, "compact either to a size of 1 or more columns or within a tolerance"
+        )
+    if not 0 <= command.tolerance < 1:
+        raise Refused(pb.OUTCOME_REFUSED_MALFORMED, f"a tolerance is between 0 and 1, not {command.tolerance:g}")
 
 
 def update(spec: pb.FederationSpec, update: Update, base: Basis) -> None:

@@ -7,7 +7,7 @@ from functools import lru_cache
 from coordinator.admit import no_such_version
 from coordinator.blobs import Blobs
 from coordinator.catalog import Catalog, Version
-from coordinator.errors import Refused
+from coordinator.errors import CoordinatorError, Refused
 from protos.fedshare.v1 import federation_pb2 as pb
 from share_algo import Basis
 from share_algo.codec import decode_block
@@ -25,16 +25,28 @@ class Bases:
         self._stored = lru_cache(BASES_MAX)(self._read)
 
     def of(self, number: int) -> Basis:
-        """Raises Refused when there is no such version, or its blobs are gone; CoordinatorError for a damaged blob."""
+        """Raises Refused when there is no such version, or it is gone; CoordinatorError for a damaged blob."""
+        version = self._readable(number)
+        try:
+            return self.at(version)
+        except CoordinatorError:
+            self._readable(number)  # it may have gone meanwhile
+            raise
+
+    def behind(self, number: int) -> Basis:
+        """The same for a version that may be gone: its basis stays as long as a journaled update needs it."""
+        version = self._catalog.get(number)
+        if version is None:
+            no_such_version(number)
+        return self.at(version)
+
+    def _readable(self, number: int) -> Version:
         version = self._catalog.get(number)
         if version is None:
             no_such_version(number)
         if version.gone:
-            raise Refused(
-                pb.OUTCOME_REFUSED_BASE_GONE,
-                f"version {number}, for which it was made, was {version.gone}: fit again on the head",
-            )
-        return self.at(version)
+            raise _gone(number, version.gone)
+        return version
 
     def at(self, version: Version) -> Basis:
         generation, newest = self._newest
@@ -53,4 +65,11 @@ class Bases:
 
     def _read(self, generation: int, blocks: int) -> Basis:
         names = self._catalog.first_blocks(generation, blocks)
+        if len(names) < blocks:
+            raise CoordinatorError(f"generation {generation} has no longer {blocks} blocks: what needs them is gone")
         return Basis(tuple(decode_block(self._blobs.get(name.digest)) for name in names))
+
+
+def _gone(number: int, why: str) -> Refused:
+    reason = f"version {number}, for which it was made, was {why}: fit again on the head"
+    return Refused(pb.OUTCOME_REFUSED_BASE_GONE, reason)

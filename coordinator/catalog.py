@@ -8,12 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, func, insert, or_, select, update
 
 from coordinator.draft import BlobName, Draft, Kept
 from coordinator.erasure import erase
+from coordinator.letting_go import COLLECTED, let_go
 from coordinator.tables import blocks, entries, gone, versions, writer
 from coordinator.transition import Record
 from coordinator.verdicts import decide, overrule
@@ -55,6 +56,21 @@ class Version:
     def task(self) -> str:
         """Learned last in it; empty where it is no merge."""
         return self.records[-1].task if self.records else ""
+
+    @property
+    def largest_error(self) -> float:
+        """Of all its tasks."""
+        return self.records[-1].largest_error if self.records else 0.0
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A version without its record: how much of which generation's basis it needs."""
+
+    version: int
+    generation: int
+    blocks: int
+    is_gone: bool
 
 
 class Catalog:
@@ -123,19 +139,53 @@ class Catalog:
         with self._writer.begin() as connection:
             generation = _newest_generation(connection) + 1 if draft.afresh else parent.generation
             kept = 0 if draft.afresh else parent.blocks
+            error = _change_entries(connection, number, draft.entries, parent.largest_error)
+            records = tuple(replace(record, largest_error=error) for record in draft.records)
             version = Version(number, parent.version, generation, kept + len(draft.blocks),
-                              _digest_of(parent, draft), at, draft.records)  # fmt: skip
+                              _digest_of(parent, draft), at, records)  # fmt: skip
             _insert_version(connection, version, draft.position)
             for ordinal, block in enumerate(draft.blocks, kept):
                 connection.execute(insert(blocks).values(generation=generation, ordinal=ordinal, **asdict(block)))
-            _change_entries(connection, number, draft.entries)
             for ruling in draft.first:
                 decide(connection, ruling.by(number), at)
             for ruling in draft.later:
                 overrule(connection, ruling.by(number), at)
             if draft.erasure:
                 erase(connection, draft.erasure)
+            if draft.letting_go:
+                let_go(connection, draft.letting_go)
         return version
+
+    def settle(self, draft: Draft, at: float) -> None:
+        """What changes without a new version, durable when this returns: verdicts, and which versions can be read."""
+        with self._writer.begin() as connection:
+            for ruling in draft.first:
+                decide(connection, ruling, at)
+            for ruling in draft.later:
+                overrule(connection, ruling, at)
+            if draft.letting_go:
+                let_go(connection, draft.letting_go)
+
+    def outlines(self) -> list[Outline]:
+        """Of all versions, oldest first. Reads no record."""
+        columns = (versions.c.version, versions.c.generation, versions.c.blocks, gone.c.why)
+        query = select(*columns).outerjoin(gone, gone.c.version == versions.c.version).order_by(versions.c.version)
+        with self._engine.connect() as connection:
+            return [Outline(r.version, r.generation, r.blocks, bool(r.why)) for r in connection.execute(query)]
+
+    def count_readable(self) -> int:
+        """Versions that can be read, without version 0."""
+        with self._engine.connect() as connection:
+            made, left = (
+                connection.execute(select(func.count()).select_from(t)).scalar_one() for t in (versions, gone)
+            )
+        return made - left - 1
+
+    def newest_collected(self) -> int:
+        """0: none."""
+        query = select(func.coalesce(func.max(gone.c.version), 0)).where(gone.c.why == COLLECTED)
+        with self._engine.connect() as connection:
+            return connection.execute(query).scalar_one()
 
     def _versions(self, query) -> list[Version]:  # type: ignore[no-untyped-def]
         query = query.add_columns(gone.c.why).outerjoin(gone, gone.c.version == versions.c.version)
@@ -158,16 +208,25 @@ def _newest_generation(connection: Connection) -> int:
     return connection.execute(select(func.max(versions.c.generation))).scalar_one()
 
 
-def _change_entries(connection: Connection, number: int, changed: Mapping[str, Kept | None]) -> None:
+def _change_entries(
+    connection: Connection, number: int, changed: Mapping[str, Kept | None], largest_before: float
+) -> float:
+    """Returns the largest relative error of all tasks there are now. Looks at the others only if the largest went."""
+    largest, is_sure = largest_before, True
     for task, entry in changed.items():
-        connection.execute(
-            update(entries)
-            .where(entries.c.task == task, entries.c.version_until.is_(None))
-            .values(version_until=number)
-        )
+        old = (entries.c.task == task, entries.c.version_until.is_(None))
+        is_sure &= connection.execute(_LARGEST.where(*old)).scalar_one() < largest_before
+        connection.execute(update(entries).where(*old).values(version_until=number))
         if entry is not None:
             own = {"labels": list(entry.labels), **asdict(entry.blob), **asdict(entry.certificate)}
             connection.execute(insert(entries).values(version_from=number, task=task, **own))
+            largest = max(largest, entry.certificate.relative_error)
+    if is_sure:
+        return largest
+    return connection.execute(_LARGEST.where(entries.c.version_until.is_(None))).scalar_one()
+
+
+_LARGEST = select(func.coalesce(func.max(entries.c.error / entries.c.norm), 0.0)).where(entries.c.norm > 0)
 
 
 def _kept(row: Row) -> Kept:

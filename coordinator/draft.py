@@ -1,4 +1,4 @@
-"""All that one new version changes, before it is stored: what `Catalog.publish` commits at once."""
+"""All that one journal entry changes, before it is stored: what `Catalog` commits at once."""
 
 from __future__ import annotations
 
@@ -26,24 +26,31 @@ class Kept:
 
 
 @dataclass(frozen=True)
-class Erasure:
-    """What is deleted with a version's commit: of these updates everything but their id, of these versions the blobs.
+class LettingGo:
+    """Versions of which only the record is left from now on, and why.
 
-    stand_ins: by position, of updates that are kept and whose base version is among those. consumed: every entry
-    up to here has been looked at. task, worker: whose name is blanked.
+    stand_ins: by position, of updates that may be merged yet, or again, and that could not be read without these
+    versions. consumed: every entry up to here has been looked at.
     """
 
-    positions: frozenset[int]
     versions: frozenset[int]
+    why: str
     stand_ins: Mapping[int, BlobName]
     consumed: int
+
+
+@dataclass(frozen=True)
+class Erasure:
+    """Of these updates everything but their id is deleted. task, worker: whose name is blanked."""
+
+    positions: frozenset[int]
     task: str
     worker: str
 
 
 @dataclass(frozen=True)
 class Draft:
-    """All that a new version changes. Its blobs must be on disk already.
+    """All that a new version changes, or, without records, all that changes without one. Its blobs are on disk already.
 
     position: of the journal entry that it was made for. blocks: appended to the parent's basis, or, with `afresh`, all
     of the basis of a new generation. entries: what is kept of a task from now on; None: nothing any more.
@@ -51,10 +58,11 @@ class Draft:
     """
 
     position: int
-    records: tuple[Record, ...]
+    records: tuple[Record, ...] = ()
     blocks: tuple[BlobName, ...] = ()
     afresh: bool = False
     entries: Mapping[str, Kept | None] = field(default_factory=dict)
     first: tuple[Ruling, ...] = ()
     later: tuple[Ruling, ...] = ()
     erasure: Erasure | None = None
+    letting_go: LettingGo | None = None

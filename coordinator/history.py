@@ -9,9 +9,11 @@ from itertools import groupby
 from coordinator.bases import Bases
 from coordinator.blobs import Blobs
 from coordinator.catalog import Catalog, Version
+from coordinator.draft import Kept
 from coordinator.journal import Journal, Position, Submission
-from coordinator.transition import Arrived, Learned, Record
-from protos.fedshare.v1.federation_pb2 import VERSION_KIND_MERGE, FederationSpec
+from coordinator.rebuild import Event
+from coordinator.transition import Arrived, Learned, Record, State
+from protos.fedshare.v1 import federation_pb2 as pb
 from protos.policy import gathers, policy_of
 from share_algo import Basis, TaskEntry
 from share_algo.codec import decode_entry, decode_update
@@ -19,7 +21,7 @@ from share_algo.codec import decode_entry, decode_update
 
 @dataclass(frozen=True)
 class History:
-    spec: FederationSpec
+    spec: pb.FederationSpec
     journal: Journal
     catalog: Catalog
     blobs: Blobs
@@ -36,7 +38,7 @@ class History:
             task=s.task,
             base_version=s.base_version,
             staleness=staleness,
-            base=Basis() if position.stand_in else self.bases.of(s.base_version),
+            base=Basis() if position.stand_in else self.bases.behind(s.base_version),
             update=decode_update(self.blobs.get(digest)),
             nbytes=s.nbytes,
             labels=s.labels,
@@ -47,22 +49,50 @@ class History:
     def learned(self, version: Version, task: str) -> Learned | None:
         """What a version holds of a task."""
         found = self.catalog.task_of(version.version, task)
-        if found is None:
-            return None
-        return Learned(decode_entry(self.blobs.get(found.kept.blob.digest)), found.kept.labels, found.kept.certificate)
+        return self._read(found.kept) if found else None
 
-    def events_in(self, version: Version, alive: Collection[int] | None = None) -> Iterator[tuple[Arrived, ...]]:
-        """What a version merged, step by step; with `alive` only the updates at these positions."""
-        merged = [r for r in version.records if r.kind == VERSION_KIND_MERGE]
+    def events(self, version: int, without: Collection[int] = ()) -> Iterator[Event]:
+        """What `version` was made of, step by step: updates as they were merged first, compactions between."""
+        alive = self.journal.alive_at(version) - set(without)
+        for made in self._path(version):
+            yield from self.events_in(made, alive)
+
+    def events_in(self, version: Version, alive: Collection[int] | None = None) -> Iterator[Event]:
+        """What a merge or a compaction added to its parent; with `alive` only the updates at these positions."""
+        if kind_of(version) == pb.VERSION_KIND_COMPACT:
+            yield self._command(version).compact
+        merged = [r for r in version.records if r.kind == pb.VERSION_KIND_MERGE]
         kept = [r for r in merged if alive is None or r.position in alive]
         for _, group in groupby(kept, self._step):
             yield tuple(self.arrived(self.journal.at(r.position), r.staleness) for r in group)
 
-    def events(self, version: int, without: Collection[int] = ()) -> Iterator[tuple[Arrived, ...]]:
-        """The updates that `version` was made of, step by step, in the order in which they were merged first."""
-        alive = self.journal.alive_at(version) - set(without)
-        for made in self.catalog.every():
-            yield from self.events_in(made, alive)
+    def target(self, rollback: Version) -> int:
+        """The version that a rollback went back to."""
+        return self._command(rollback).rollback.version
+
+    def state_of(self, version: Version) -> State:
+        """All that is stored of it. Raises CoordinatorError for a damaged blob."""
+        tasks = {t.task: self._read(t.kept) for t in self.catalog.tasks_of(version)}
+        return State(self.bases.at(version), tasks)
+
+    def _path(self, number: int) -> list[Version]:
+        """The merges and compactions that led to a version, oldest first: a rollback leads to what it went back to."""
+        versions = {v.version: v for v in self.catalog.every()}
+        path: list[Version] = []
+        while number:
+            version = versions[number]
+            if kind_of(version) in (pb.VERSION_KIND_MERGE, pb.VERSION_KIND_COMPACT):
+                path.append(version)
+            number = self.target(version) if kind_of(version) == pb.VERSION_KIND_ROLLBACK else version.parent
+        return path[::-1]
+
+    def _command(self, version: Version) -> pb.CommandRequest:
+        command = self.journal.at(version.records[-1].position).command
+        assert command is not None, "only a command makes a version that is no merge"
+        return command
+
+    def _read(self, kept: Kept) -> Learned:
+        return Learned(decode_entry(self.blobs.get(kept.blob.digest)), kept.labels, kept.certificate)
 
     def _step(self, record: Record) -> str | int:
         """Updates of one version with the same key are one step."""
@@ -73,3 +103,7 @@ class History:
             return None
         found = self.catalog.task_of(submission.base_version, submission.task)
         return found and decode_entry(self.blobs.get(found.kept.blob.digest))
+
+
+def kind_of(version: Version) -> pb.VersionKind:
+    return version.records[-1].kind if version.records else pb.VERSION_KIND_UNSPECIFIED

@@ -111,7 +111,18 @@ def _store_spec(engine: Engine, wanted: FederationSpec) -> FederationSpec:
 
 
 def _must_be_same(folder: Path, have: FederationSpec, wanted: FederationSpec) -> None:
-    for field in ("name", "base", "modules", "rank", "tolerance", "seed", "directions", "recipe"):
+    for field in (
+        "name",
+        "base",
+        "modules",
+        "rank",
+        "tolerance",
+        "seed",
+        "directions",
+        "recipe",
+        "budget",
+        "versions_kept",
+    ):
         if getattr(have, field) != getattr(wanted, field):
             raise CoordinatorError(
                 f"{folder} belongs to the federation {have.name!r}, whose {field} is not that of {wanted.name!r}:"

@@ -18,15 +18,19 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from coordinator.batch import BATCH_MAX, Batch
 from coordinator.catalog import Version
+from coordinator.compaction import compaction
 from coordinator.draft import Draft
-from coordinator.erasure import Overtaken
 from coordinator.errors import CoordinatorError, Refused
 from coordinator.history import History
 from coordinator.journal import Position
+from coordinator.judgement import judgement
+from coordinator.letting_go import Overtaken
 from coordinator.quarantine import NORMS_MAX
+from coordinator.retention import collection
 from coordinator.reversal import Reversal
 from coordinator.sweep import sweep_if_wanted
 from coordinator.transition import State
+from coordinator.upkeep import Upkeep
 from coordinator.verdicts import IN_NO_VERSION, Ruling
 from protos.fedshare.v1 import federation_pb2 as pb
 from share_algo import AlgebraError
@@ -58,6 +62,7 @@ class Integrator:
         self._batch_max = batch_max
         self._spec, self._engine, self._history, self._announce = spec, engine, history, announce
         self._reversal = Reversal(spec, history)
+        self._upkeep = Upkeep(spec, history.journal, history.catalog)
         self._resume()
         self._wake = threading.Event()
         self._stopping = threading.Event()
@@ -106,6 +111,7 @@ class Integrator:
         self._basis = self._history.bases.at(self._head)
         self._norms = self._history.catalog.norms(NORMS_MAX) if self._spec.quarantine.deviations_max else []
         self._history.bases.remember(self._head, self._basis)
+        self._upkeep.after(self._head, self._consumed)
 
     def _next(self) -> bool:
         found = self._history.journal.after(self._consumed, self._batch_max)
@@ -119,17 +125,18 @@ class Integrator:
         return True
 
     def _merge(self, positions: Sequence[Position]) -> None:
-        batch = Batch(self._history, self._head, State(self._basis), self._norms)
+        batch = self._batch()
         draft = batch.draft(positions)
-        if draft.records:
-            self._publish(draft)
-        else:
-            self._history.journal.rule(draft.first, draft.later, time())
+        self._publish(draft)
         self._basis, self._norms, self._consumed = batch.state.basis, batch.norms, draft.position
         self._history.bases.remember(self._head, self._basis)
+        self._upkeep.after(self._head, self._consumed)
         for ruling in (*draft.first, *draft.later):
             if ruling.outcome in IN_NO_VERSION:
                 log.warning("position=%d %s: %s", ruling.position, pb.Outcome.Name(ruling.outcome), ruling.reason)
+
+    def _batch(self) -> Batch:
+        return Batch(self._history, self._head, State(self._basis), self._norms)
 
     def _carry_out(self, position: Position, command: pb.CommandRequest) -> None:
         """A command's version has another basis than the one in memory: it is read again from the disk."""
@@ -152,14 +159,25 @@ class Integrator:
     def _ordered(self, position: Position, command: pb.CommandRequest) -> Draft:
         if command.HasField("rollback"):
             return self._reversal.rollback(position, command.rollback, self._head)
+        if command.HasField("compact"):
+            return compaction(self._history, position, command.compact, self._head)
+        if command.HasField("judge"):
+            return judgement(self._history.journal, position, command.judge, self._batch().accepted)
+        if command.HasField("collect"):
+            return collection(self._history, position, command.collect, self._head)
         return self._reversal.forget(position, command.forget, self._head)
 
     def _skip(self, position: Position, reason: str) -> None:
-        self._history.journal.rule([Ruling(position.position, pb.OUTCOME_SKIPPED, reason=reason)], (), time())
+        skipped = Ruling(position.position, pb.OUTCOME_SKIPPED, reason=reason)
+        self._publish(Draft(position.position, first=(skipped,)))
         self._consumed = position.position
         log.warning("skipped id=%s position=%d: %s", position.submission.update_id, position.position, reason)
 
     def _publish(self, draft: Draft) -> None:
+        """Durable and visible when this returns; where it holds no record, without a new version."""
+        if not draft.records:
+            self._history.catalog.settle(draft, time())
+            return
         self._head = self._history.catalog.publish(self._head, draft, time())
         for r in draft.records:
             log.info("published version=%d kind=%s update=%s position=%d task=%s error=%.1e basis=%d",

@@ -11,28 +11,29 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from google.protobuf import json_format
-from sqlalchemy import Connection, Engine, Row, bindparam, func, insert, select
+from sqlalchemy import Connection, Engine, Row, bindparam, func, insert, or_, select
 
 from coordinator.errors import Refused
 from coordinator.members import incarnations, must_be_current
 from coordinator.tables import commands, gone, journal, restated, verdicts, writer
 from coordinator.together import Together
-from coordinator.verdicts import Ruling, alive_at, decide, overrule, past_of
+from coordinator.verdicts import alive_at, past_of
 from protos.chunks import digest_of
 from protos.fedshare.v1.federation_pb2 import (
     OUTCOME_BUFFERED,
-    OUTCOME_ERASED,
     OUTCOME_MERGED,
+    OUTCOME_QUARANTINED,
     OUTCOME_QUEUED,
     OUTCOME_REFUSED_BASE_GONE,
     OUTCOME_REFUSED_ID_REUSED,
     OUTCOME_REVERTED,
-    OUTCOME_SKIPPED,
     CommandRequest,
     Outcome,
 )
 
 ENTRIES_AT_ONCE = 500
+MERGEABLE = (OUTCOME_MERGED, OUTCOME_REVERTED, OUTCOME_BUFFERED, OUTCOME_QUARANTINED)
+"""Verdicts on updates that may be merged yet, or again, by a rollback, a forget or a judgement."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,40 @@ class Journal:
                 connection.execute(select(journal.c.position).where(whose, journal.c.position < before)).scalars()
             )
 
+    def newest_position(self) -> int:
+        with self._engine.connect() as connection:
+            return connection.execute(_NEWEST).scalar_one()
+
+    def mergeable(self) -> list[tuple[int, int, str]]:
+        """(position, base version, task) of updates that may be merged yet, or again, and that have no stand-in."""
+        columns = (journal.c.position, journal.c.base_version, journal.c.task)
+        query = select(*columns).select_from(_joined()).where(
+            commands.c.position.is_(None),
+            restated.c.position.is_(None),
+            or_(verdicts.c.outcome.is_(None), verdicts.c.outcome.in_(MERGEABLE)),
+        )  # fmt: skip
+        with self._engine.connect() as connection:
+            return [tuple(row) for row in connection.execute(query.order_by(journal.c.position))]
+
+    def with_outcome(self, outcome: Outcome) -> set[int]:
+        """Positions of the entries that have come to it."""
+        query = select(verdicts.c.position).where(verdicts.c.outcome == outcome)
+        with self._engine.connect() as connection:
+            return set(connection.execute(query).scalars())
+
+    def quarantined(self) -> list[tuple[Position, Decision]]:
+        """Updates that wait for somebody's judgement, oldest first."""
+        query = _decisions().where(verdicts.c.outcome == OUTCOME_QUARANTINED).order_by(journal.c.position)
+        with self._engine.connect() as connection:
+            return [(_position(row), _decision(row)) for row in connection.execute(query)]
+
+    def waiting_commands(self, consumed: int) -> set[str]:
+        """What the commands after a position ask for."""
+        query = select(commands.c.request).where(commands.c.position > consumed)
+        with self._engine.connect() as connection:
+            asked = [json_format.Parse(said, CommandRequest()) for said in connection.execute(query).scalars()]
+        return {request.WhichOneof("command") for request in asked}
+
     def alive_at(self, version: int) -> set[int]:
         """Positions of the updates that a version was made of."""
         with self._engine.connect() as connection:
@@ -166,14 +201,6 @@ class Journal:
         with self._engine.connect() as connection:
             return connection.execute(select(func.coalesce(func.max(verdicts.c.position), 0))).scalar_one()
 
-    def rule(self, first: Sequence[Ruling], later: Sequence[Ruling], at: float) -> None:
-        """First verdicts and later ones that no version has to do with."""
-        with self._writer.begin() as connection:
-            for ruling in first:
-                decide(connection, ruling, at)
-            for ruling in later:
-                overrule(connection, ruling, at)
-
     def waiting(self, task: str) -> list[Position]:
         """Updates in a task's buffer, oldest first."""
         query = _decisions().where(journal.c.task == task, verdicts.c.outcome == OUTCOME_BUFFERED)
@@ -188,8 +215,7 @@ class Journal:
             decided = {outcome: count for outcome, count in connection.execute(query).all()}
             total = connection.execute(select(func.count()).select_from(journal)).scalar_one()
             done = connection.execute(select(func.count()).select_from(verdicts)).scalar_one()
-        none = dict.fromkeys((OUTCOME_MERGED, OUTCOME_SKIPPED, OUTCOME_REVERTED, OUTCOME_ERASED), 0)
-        return {**none, **decided, OUTCOME_QUEUED: total - done}
+        return {**dict.fromkeys(Outcome.values(), 0), **decided, OUTCOME_QUEUED: total - done}
 
     def newest(self, worker: str, task: str) -> Decision | None:
         """What became of the newest update of this worker for this task."""
@@ -261,10 +287,14 @@ def _decisions():  # type: ignore[no-untyped-def]
         *(verdicts.c.outcome, verdicts.c.version, verdicts.c.reason, verdicts.c.decided_at),
         *(commands.c.request, restated.c.digest.label("stand_in"), restated.c.nbytes.label("stand_in_nbytes")),
     )
+    return select(journal, *columns).select_from(_joined())
+
+
+def _joined():  # type: ignore[no-untyped-def]
     joined = journal
     for other in (verdicts, commands, restated):
         joined = joined.outerjoin(other, journal.c.position == other.c.position)  # type: ignore[assignment]
-    return select(journal, *columns).select_from(joined)
+    return joined
 
 
 _BY_ID = _decisions().where(journal.c.update_id.in_(bindparam("ids", expanding=True)))

@@ -63,9 +63,8 @@ class Lineage:
             folder.mkdir(parents=True, exist_ok=True)
         self._name, self._federation_id = home.spec.name, home.spec.federation_id
         self._catalog, self._measured = catalog, measured
-        self._versions, self._measurements = (
-            _Cursor(home, "lineage/versions"),
-            _Cursor(home, "lineage/metrics"),
+        self._versions, self._measurements, self._collections = (
+            _Cursor(home, f"lineage/{name}") for name in ("versions", "metrics", "collected")
         )
         self._wake, self._stopping = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="lineage", daemon=True)
@@ -94,6 +93,7 @@ class Lineage:
                 store = store or _Store(self.uri, self._artifacts, self._name, self._federation_id, self._database)
                 while self._copy_versions(store) or self._copy_measurements(store):
                     pass
+                self._copy_collections(store)
                 pause, away = POLL_SECONDS, False
             except Exception as error:  # whatever MLflow raises: say it once, stay out of the way
                 log.warning("MLflow at %s is away (%s): lineage waits", self.uri, type(error).__name__)
@@ -111,6 +111,17 @@ class Lineage:
             store.write_version(version)
             self._versions.set(version.version)
         return bool(found)
+
+    def _copy_collections(self, store: _Store) -> None:
+        """Versions that were collected since they were written say so. Those collected last are the newest of them."""
+        done, last = self._collections.get(), min(self._catalog.newest_collected(), self._versions.get())
+        while done < last:
+            found = self._catalog.records(done + 1, BATCH)
+            for version in found:
+                if version.version <= last and version.gone:
+                    store.write_version(version)
+            done = min(found[-1].version, last)
+            self._collections.set(done)
 
     def _follow_erasures(self, store: _Store) -> None:
         """MLflow says of what was erased no more than the coordinator does: that there was something."""
@@ -174,6 +185,7 @@ class _Store:
             "fedshare.worker": r.worker,
             "fedshare.update_id": r.update_id,
             "fedshare.base_version": str(r.base_version),
+            "fedshare.gone": version.gone,
         }
         at = int(version.created_at * 1000)
         key = {name: tags[name] for name in ("fedshare.version", "fedshare.update_id")}
@@ -182,6 +194,9 @@ class _Store:
         values = {
             "relative_error": r.relative_error,
             "relative_error_max": r.relative_error_max,
+            "largest_error": r.largest_error,
+            "weight": r.weight,
+            "norm": r.norm,
             "staleness": r.staleness,
             "basis_out": r.basis_out,
             "basis_in": r.basis_in,

@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from coordinator.catalog import Version
-from coordinator.erasure import ERASED
 from coordinator.errors import CoordinatorError
-from coordinator.history import History
-from coordinator.rebuild import apply, rebuild
+from coordinator.history import History, kind_of
+from coordinator.rebuild import rebuild
 from coordinator.transition import Learned, State
 from protos.fedshare.v1 import federation_pb2 as pb
 from share_algo import AlgebraError, TaskEntry
@@ -26,8 +25,9 @@ from share_algo.codec import decode_entry
 def compare(history: History, spec: pb.FederationSpec) -> pb.ReplayReply:
     """Raises CoordinatorError for a blob that is missing or damaged. Cost: every merge of the journal once more."""
     versions = [v for v in history.catalog.every() if not v.gone]
-    first = _start(history, versions)
-    replay = _Replay(history, spec, _targets(history, versions))
+    first = _start(history)
+    targets = {history.target(v) for v in versions if kind_of(v) == pb.VERSION_KIND_ROLLBACK}
+    replay = _Replay(history, spec, first, targets)
     for version in versions:
         if version.version >= first:
             replay.go_on(version)
@@ -38,25 +38,18 @@ def compare(history: History, spec: pb.FederationSpec) -> pb.ReplayReply:
     return reply
 
 
-def _start(history: History, versions: list[Version]) -> int:
-    """After an erasure the history begins with the version that it made."""
-    gone = [v.version for v in history.catalog.every() if v.gone == ERASED]
-    return min((v.version for v in versions if gone and v.version > max(gone)), default=0)
-
-
-def _targets(history: History, versions: list[Version]) -> set[int]:
-    """Versions that a rollback went back to."""
-    made_for = [v.records[-1] for v in versions if v.records and v.records[-1].kind == pb.VERSION_KIND_ROLLBACK]
-    commands = [history.journal.at(record.position).command for record in made_for]
-    return {command.rollback.version for command in commands if command}
+def _start(history: History) -> int:
+    """Where versions are gone, the history that can be compared begins after the last of them."""
+    return max((v.version + 1 for v in history.catalog.every() if v.gone), default=0)
 
 
 @dataclass
 class _Replay:
-    """targets: versions that are needed again."""
+    """first: is rebuilt from the journal alone. targets: versions that are needed again."""
 
     history: History
     spec: pb.FederationSpec
+    first: int
     targets: set[int]
     reply: pb.ReplayReply = field(default_factory=pb.ReplayReply)
     made: dict[int, State] = field(default_factory=dict)
@@ -85,24 +78,12 @@ class _Replay:
                 self._note(self.reply.basis, _sine(a, b), version, f"{module} {side[: side.index('_')]}")
 
     def _made(self, version: Version) -> State:
-        kind = version.records[-1].kind if version.records else pb.VERSION_KIND_UNSPECIFIED
-        if kind == pb.VERSION_KIND_MERGE:
-            return self._merged(version)
-        if kind == pb.VERSION_KIND_ROLLBACK:
-            return self._rolled_back(version)
-        events = self.history.events(version.version)
-        return rebuild(events, self.spec)
-
-    def _merged(self, version: Version) -> State:
-        state = self.newest
-        for event in self.history.events_in(version):
-            state = apply(state, event, self.spec)
-        return state
-
-    def _rolled_back(self, version: Version) -> State:
-        command = self.history.journal.at(version.records[-1].position).command
-        assert command is not None
-        return self.made[command.rollback.version]
+        kind = kind_of(version)
+        if version.version != self.first and kind in (pb.VERSION_KIND_MERGE, pb.VERSION_KIND_COMPACT):
+            return rebuild(self.history.events_in(version), self.spec, self.newest)
+        if kind == pb.VERSION_KIND_ROLLBACK and (target := self.history.target(version)) in self.made:
+            return self.made[target]
+        return rebuild(self.history.events(version.version), self.spec)
 
     def _compare_task(self, version: Version, task: str, learned: Learned, stored: TaskEntry) -> None:
         self.reply.tasks += 1

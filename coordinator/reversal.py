@@ -5,25 +5,19 @@ Nothing here changes the database: blobs are written, then one commit (Catalog.p
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from coordinator.catalog import Version
-from coordinator.draft import BlobName, Draft, Erasure, Kept
+from coordinator.draft import Draft, Erasure, LettingGo
 from coordinator.errors import CoordinatorError
 from coordinator.history import History
 from coordinator.journal import Position
+from coordinator.letting_go import ERASED
 from coordinator.rebuild import rebuild
-from coordinator.transition import Record, State
+from coordinator.retention import letting_go
 from coordinator.verdicts import Ruling
+from coordinator.whole import changed, ordered, stored
 from protos.fedshare.v1 import federation_pb2 as pb
-from share_algo import Basis, append, mixed
-from share_algo.codec import encode_block, encode_entry, encode_update
-
-READABLE = (pb.OUTCOME_QUEUED, pb.OUTCOME_MERGED)
-"""Outcomes of updates that may still be merged, or merged again."""
-
-Entries = Mapping[str, Kept | None]
 
 
 @dataclass(frozen=True)
@@ -46,13 +40,11 @@ class Reversal:
         later = [Ruling(p, pb.OUTCOME_REVERTED, reason=f"taken back {why}") for p in sorted(now - then)]
         later += [Ruling(p, pb.OUTCOME_MERGED, reason=f"merged again {why}") for p in sorted(then - now)]
         note = f"equals version {target.version}; {len(now - then)} updates reverted, {len(then - now)} merged again"
-        return Draft(
-            position=position.position,
-            records=(_record(position, pb.VERSION_KIND_ROLLBACK, note, self.history.bases.at(target)),),
+        draft = ordered(position, pb.VERSION_KIND_ROLLBACK, note, self.history.bases.at(target))
+        return replace(
+            draft,
             blocks=tuple(catalog.blocks_of(target)),
-            afresh=True,
-            entries=self._changed(head, wanted),
-            first=(Ruling(position.position, pb.OUTCOME_DONE, reason=note),),
+            entries=changed(self.history, head, wanted),
             later=tuple(later),
         )
 
@@ -63,65 +55,23 @@ class Reversal:
             raise CoordinatorError("no such update is journaled")
         alive = journal.alive_at(head.version)
         rebuilt = rebuild(self.history.events(head.version, forgotten), self.spec)
-        taken = sorted(forgotten if command.erase else forgotten & alive)
+        taken = sorted(forgotten if command.erase else forgotten & (alive | journal.with_outcome(pb.OUTCOME_BUFFERED)))
         outcome, what = (
             (pb.OUTCOME_ERASED, "erased") if command.erase else (pb.OUTCOME_REVERTED, "taken back by a forget")
         )
         note = f"as if {len(taken)} updates had never come, which are {'erased' if command.erase else 'reverted'}"
-        return Draft(
-            position=position.position,
-            records=(_record(position, pb.VERSION_KIND_FORGET, note, rebuilt.basis),),
-            blocks=tuple(self._kept(encode_block(block)) for block in rebuilt.basis.blocks),
-            afresh=True,
-            entries=self._changed(head, self._stored(rebuilt)),
-            first=(Ruling(position.position, pb.OUTCOME_DONE, reason=note),),
+        draft = replace(
+            ordered(position, pb.VERSION_KIND_FORGET, note, rebuilt.basis),
             later=tuple(Ruling(p, outcome, reason=what) for p in taken),
-            erasure=self._erasure(command, head, forgotten) if command.erase else None,
         )
+        if command.erase:
+            erasure, gone = self._erasure(command, forgotten)
+            draft = replace(draft, erasure=erasure, letting_go=gone)
+        return stored(self.history, rebuilt, head, draft)
 
-    def _erasure(self, command: pb.Forget, head: Version, forgotten: frozenset[int]) -> Erasure:
+    def _erasure(self, command: pb.Forget, forgotten: frozenset[int]) -> tuple[Erasure, LettingGo]:
         versions = list(self.history.catalog.every())
         held = [v.version for v in versions for record in v.records if record.position in forgotten]
         numbers = frozenset(v.version for v in versions if held and v.version >= min(held) and not v.gone)
-        stand_ins, consumed = {}, 0
-        for entry, decision in self.history.journal.every():
-            consumed = entry.position
-            needed = decision.outcome in READABLE and entry.command is None and entry.position not in forgotten
-            if needed and entry.stand_in is None and entry.submission.base_version in numbers:
-                stand_ins[entry.position] = self._restated(entry)
-        return Erasure(forgotten, numbers, stand_ins, consumed, command.task, command.worker)
-
-    def _restated(self, position: Position) -> BlobName:
-        """The same update, made for version 0: whole, so that no other version is needed to read it.
-
-        Where the task's policy counts differences, that is the difference: in version 0 there was no task.
-        """
-        arrived = self.history.arrived(position, staleness=0)
-        whole = append(Basis(), mixed(arrived.difference(1.0)), tolerance=0.0)
-        return self._kept(encode_update(whole.update))
-
-    def _changed(self, head: Version, wanted: Entries) -> Entries:
-        """What differs from the head."""
-        have = {t.task: t.kept for t in self.history.catalog.tasks_of(head)}
-        lost = dict.fromkeys(have.keys() - wanted.keys())
-        return {**lost, **{task: entry for task, entry in wanted.items() if have.get(task) != entry}}
-
-    def _stored(self, rebuilt: State) -> Entries:
-        return {
-            t: Kept(self._kept(encode_entry(x.entry)), tuple(x.labels), x.certificate) for t, x in rebuilt.tasks.items()
-        }
-
-    def _kept(self, blob: bytes) -> BlobName:
-        return BlobName(self.history.blobs.put(blob), len(blob))
-
-
-def _record(position: Position, kind: pb.VersionKind, note: str, basis: Basis) -> Record:
-    widths: Collection[tuple[int, int]] = basis.widths().values()
-    return Record(
-        position=position.position,
-        update_id=position.submission.update_id,
-        kind=kind,
-        note=note,
-        basis_out=max((K for K, _ in widths), default=0),
-        basis_in=max((L for _, L in widths), default=0),
-    )
+        erasure = Erasure(forgotten, command.task, command.worker)
+        return erasure, letting_go(self.history, numbers, ERASED, without=forgotten)

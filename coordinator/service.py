@@ -88,7 +88,7 @@ class Service(FederationServicer):
         manifest = await _answer(context, views.manifest, self._catalog, request)
         yield pb.FetchReply(manifest=manifest)
         for name in () if request.manifest_only else _wanted(manifest, set(request.have)):
-            blob = await _answer(context, self._blobs.get, name.digest)
+            blob = await _answer(context, views.part, self._catalog, self._blobs, manifest.version, name.digest)
             yield pb.FetchReply(blob=name)
             for chunk in cut(blob):
                 yield pb.FetchReply(chunk=chunk)
@@ -120,6 +120,10 @@ class Service(FederationServicer):
     async def Command(self, request: pb.CommandRequest, context: Any) -> pb.Receipt:
         decision, repeated = await _answer(context, self._receiver.command, request)
         return _receipt(decision, repeated=repeated)
+
+    async def Quarantined(self, request: pb.QuarantinedRequest, context: Any) -> pb.QuarantinedReply:
+        found = await _answer(context, self._journal.quarantined)
+        return pb.QuarantinedReply(updates=[views.aside(position, decision) for position, decision in found])
 
     async def Replay(self, request: pb.ReplayRequest, context: Any) -> pb.ReplayReply:
         return await _answer(context, replay.compare, self._history, self._spec)
@@ -155,7 +159,7 @@ class Service(FederationServicer):
     def _report(self, request: pb.ReportRequest) -> None:
         admit.name("task", request.task)
         admit.metrics(request.metrics)
-        views.existing(self._catalog, request.version)
+        views.measurable(self._catalog, request.version)
         self._measured.add(
             request.worker, request.incarnation, request.task, request.version, dict(request.metrics), time()
         )

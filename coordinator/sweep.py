@@ -10,7 +10,7 @@ import logging
 from sqlalchemy import Engine, select
 
 from coordinator.blobs import Blobs
-from coordinator.erasure import SWEEP_WANTED
+from coordinator.letting_go import SWEEP_WANTED
 from coordinator.tables import blocks, commands, cursors, entries, journal, restated, verdicts, writer
 from protos.fedshare.v1.federation_pb2 import OUTCOME_ERASED
 

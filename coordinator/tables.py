@@ -130,7 +130,7 @@ gone = Table(
     "gone",
     metadata,
     Column("version", ForeignKey("versions.version"), primary_key=True),
-    Column("why", String, nullable=False),  # erased
+    Column("why", String, nullable=False),  # erased, collected
 )
 entries = Table(
     "entries",

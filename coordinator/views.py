@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Protocol
 
+from coordinator.blobs import Blobs
 from coordinator.catalog import Catalog, TaskBlob, Version
 from coordinator.draft import BlobName
-from coordinator.errors import Refused
-from coordinator.journal import Decision, Journal
+from coordinator.errors import CoordinatorError, Refused
+from coordinator.journal import Decision, Journal, Position
+from coordinator.letting_go import COLLECTED
 from coordinator.measured import Measurement
 from coordinator.members import Members
 from coordinator.transition import Record
@@ -35,6 +37,13 @@ def existing(catalog: Catalog, number: int) -> Version:
     return version
 
 
+def measurable(catalog: Catalog, number: int) -> None:
+    """A version that was measured may be collected by the time that this is reported. Raises Refused for others."""
+    version = catalog.get(number)
+    if version is None or version.gone != COLLECTED:
+        existing(catalog, number)
+
+
 def manifest(catalog: Catalog, request: pb.FetchRequest) -> pb.Manifest:
     """Raises Refused when the version or a task asked for does not exist."""
     version = existing(catalog, request.version) if request.HasField("version") else catalog.head()
@@ -54,6 +63,26 @@ def manifest(catalog: Catalog, request: pb.FetchRequest) -> pb.Manifest:
         digest=version.digest,
         blocks=[_ref(name) for name in catalog.blocks_of(version)],
         tasks=[_task(t) for t in wanted],
+    )
+
+
+def part(catalog: Catalog, blobs: Blobs, version: int, digest: str) -> bytes:
+    """A blob that a version is made of. Raises Refused when the version is gone since its manifest was read."""
+    try:
+        return blobs.get(digest)
+    except CoordinatorError:
+        existing(catalog, version)
+        raise
+
+
+def aside(position: Position, decision: Decision) -> pb.Aside:
+    return pb.Aside(
+        update_id=decision.update_id,
+        worker=position.submission.worker,
+        task=position.submission.task,
+        position=position.position,
+        received_at=position.received_at,
+        reason=decision.reason,
     )
 
 
@@ -83,6 +112,9 @@ def status(
         lineage_behind=lineage.behind(),
         reverted=counts[pb.OUTCOME_REVERTED],
         erased=counts[pb.OUTCOME_ERASED],
+        buffered=counts[pb.OUTCOME_BUFFERED],
+        quarantined=counts[pb.OUTCOME_QUARANTINED],
+        generation=head.generation,
     )
 
 
@@ -118,6 +150,7 @@ def verdict(decision: Decision, catalog: Catalog) -> pb.Verdict:
         position=decision.position,
         version=decision.version,
         relative_error=merged.relative_error if merged else 0.0,
+        weight=merged.weight if merged and merged.kind == pb.VERSION_KIND_MERGE else 0.0,
     )
 
 

@@ -62,6 +62,34 @@ class Recipe(Section):
     scaling: float = Field(default=2.0, gt=0)
 
 
+class Budget(Section):
+    """When the basis is compacted by itself: no side of a module stays wider than columns_max; 0: no bound.
+
+    columns_after: what a compaction leaves; 0: three quarters, so that not every merge compacts.
+    """
+
+    columns_max: int = Field(default=0, ge=0, lt=2**31)
+    columns_after: int = Field(default=0, ge=0, lt=2**31)
+
+    @model_validator(mode="after")
+    def _makes_room(self) -> Budget:
+        if self.columns_after and self.columns_after >= self.columns_max:
+            raise ValueError("columns_after must be smaller than columns_max")
+        if self.columns_max == 1:
+            raise ValueError("columns_max must be at least 2, so that a compaction can make room")
+        return self
+
+    def message(self) -> pb.Budget:
+        after = self.columns_after or max(1, self.columns_max * 3 // 4)
+        return pb.Budget(columns_max=self.columns_max, columns_after=after) if self.columns_max else pb.Budget()
+
+
+class Versions(Section):
+    """kept: newest versions that stay readable, of older ones the record stays; 0: all."""
+
+    kept: int = Field(default=0, ge=0, lt=2**31)
+
+
 class Data(Section):
     """folder: holds a sub-folder for each task that names no source. Examples 0: all there are."""
 
@@ -95,6 +123,8 @@ class FederationFile(Section):
     base: Base = Base()
     subspace: Subspace = Subspace()
     recipe: Recipe = Recipe()
+    budget: Budget = Budget()
+    versions: Versions = Versions()
     data: Data = Data()
     workers: Workers = Workers()
     tasks: list[Task] = []
@@ -124,6 +154,8 @@ class FederationFile(Section):
                 tolerance=self.subspace.update_tolerance,
             ),
             recipe=pb.Recipe(**recipe),
+            budget=self.budget.message(),
+            versions_kept=self.versions.kept,
         )
 
     def _target_modules(self, model: PretrainedModel) -> list[pb.TargetModule]:

@@ -16,5 +16,8 @@ Coordinator = Annotated[
     typer.Option("--coordinator", "-c", envvar="FEDSHARE_COORDINATOR", help="host:port of the coordinator."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
+CommandId = Annotated[
+    str, typer.Option(help="32 hex digits: the same command given twice is carried out once.", metavar="ID")
+]
 Home = Annotated[Path | None, typer.Option(help="Folder that is kept between starts.")]
 File = Annotated[Path, typer.Argument(help="A federation file (TOML).", metavar="FILE")]

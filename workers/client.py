@@ -146,6 +146,10 @@ class Client:
             f" ask with fedshare story {request.command_id[:12]}"
         )
 
+    def quarantined(self) -> list[pb.Aside]:
+        """Updates that wait for somebody's judgement, oldest first."""
+        return list(self._unary(self._stub.Quarantined, pb.QuarantinedRequest()).updates)
+
     def replay(self) -> pb.ReplayReply:
         return self._patiently(lambda: self._stub.Replay(pb.ReplayRequest(), timeout=COMMAND_SECONDS_MAX))
 

@@ -184,7 +184,12 @@ class Life:
         if verdict.outcome != pb.OUTCOME_MERGED:
             self.home.set_aside(parcel)
             raise Refusal(f"update {parcel.header.update_id} was received but is not in a version: {verdict.reason}")
-        self._evaluate(verdict.version, parcel.header.metrics, parcel.trained_logits())
+        try:
+            self._evaluate(verdict.version, parcel.header.metrics, parcel.trained_logits())
+        except Superseded:
+            raise
+        except Refusal as refusal:  # the version was collected since: what was delivered is safe
+            self._now(version=verdict.version, detail=str(refusal))
         self.home.outbox.done(parcel)
 
     def _verdict(self, receipt: pb.Receipt | pb.Verdict) -> pb.Verdict:

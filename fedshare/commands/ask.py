@@ -39,17 +39,17 @@ def status(coordinator: options.Coordinator = options.DEFAULT_COORDINATOR, as_js
             "federation",
             f"{reply.spec.name} ({reply.spec.federation_id[:8]}), base model {reply.spec.base.name}",
         ),
-        ("head", f"version {reply.head}"),
+        ("head", f"version {reply.head}, generation {reply.generation}"),
         ("updates", _counts(reply)),
         ("kept", f"{reply.bytes_basis:,} bytes of basis, {reply.bytes_tasks:,} of coefficients and heads"),
         ("lineage", f"{reply.lineage or 'off'}{behind}"),
     ):
         console.print(f"{name:<11} {value}", highlight=False, soft_wrap=True)
     rows = (
-        (m.worker, m.task, m.incarnation, _time(m.joined_at), _time(m.left_at) if m.left_at else "member")
+        (m.worker, m.task, m.incarnation, time(m.joined_at), time(m.left_at) if m.left_at else "member")
         for m in reply.members
     )
-    console.print(_table(("worker", "task", "incarnation", "joined", "left"), rows))
+    console.print(table(("worker", "task", "incarnation", "joined", "left"), rows))
 
 
 def versions(coordinator: options.Coordinator = options.DEFAULT_COORDINATOR, as_json: options.Json = False) -> None:
@@ -59,13 +59,16 @@ def versions(coordinator: options.Coordinator = options.DEFAULT_COORDINATOR, as_
     if as_json:
         print(json.dumps([as_dict(r) for r in records]))
         return
-    headings = ("version", "task", "worker", "base", "stale", "error", "basis", "bytes", "made")
+    headings = (
+        *("version", "task", "worker", "base", "stale", "weight", "error", "largest", "basis", "generation"),
+        *("bytes", "made", "gone"),
+    )
     rows = (
-        (r.version, r.task or _instead(r), r.worker, r.base_version, r.staleness, f"{r.relative_error:.0e}",
-         f"{r.basis_out}+{r.basis_in}", f"{r.bytes_sent:,}", _time(r.created_at)[5:16])
+        (r.version, r.task or _instead(r), r.worker, *_merge(r), f"{r.largest_error:.0e}",
+         f"{r.basis_out}+{r.basis_in}", r.generation, f"{r.bytes_sent:,}", time(r.created_at)[5:16], r.gone)
         for r in records if r.version
     )  # fmt: skip
-    Console().print(_table(headings, rows))
+    Console().print(table(headings, rows))
 
 
 def show(
@@ -85,8 +88,11 @@ def show(
         console.print(f"{name:<20} {value}", highlight=False, soft_wrap=True)
     basis = sum(b.nbytes for b in manifest.blocks)
     console.print(f"\nbasis: {len(manifest.blocks)} blocks, {basis:,} bytes; tasks:", highlight=False)
-    rows = ((t.task, t.version, len(t.labels), f"{t.entry.nbytes:,}", t.entry.digest[:12]) for t in manifest.tasks)
-    console.print(_table(("task", "since version", "labels", "bytes", "digest"), rows))
+    rows = (
+        (t.task, t.version, len(t.labels), _error(t), f"{t.entry.nbytes:,}", t.entry.digest[:12])
+        for t in manifest.tasks
+    )
+    console.print(table(("task", "since version", "labels", "error", "bytes", "digest"), rows))
 
 
 def diff(
@@ -127,7 +133,7 @@ def story(
     console = Console()
     console.print(f"update {reply.update_id}", highlight=False)
     for event in reply.events:
-        console.print(f"{_time(event.at)}  {event.what:<9} {event.detail}", highlight=False, soft_wrap=True)
+        console.print(f"{time(event.at)}  {event.what:<9} {event.detail}", highlight=False, soft_wrap=True)
 
 
 def _instead(record: pb.VersionRecord) -> str:
@@ -138,9 +144,26 @@ def _instead(record: pb.VersionRecord) -> str:
     return "(erased)" if kind == "merge" else f"({kind})"
 
 
+def _merge(record: pb.VersionRecord) -> tuple[object, ...]:
+    """Base, staleness, weight and error of a merge; of other versions nothing."""
+    from protos.fedshare.v1 import federation_pb2 as pb
+
+    if record.kind != pb.VERSION_KIND_MERGE:
+        return "", "", "", ""
+    return record.base_version, record.staleness, f"{record.weight:.3g}", f"{record.relative_error:.0e}"
+
+
+def _error(task: pb.TaskRef) -> str:
+    """Of dW against what was merged."""
+    return f"{'<= ' if task.is_bound else ''}{task.relative_error:.1e}"
+
+
 def _counts(reply: pb.StatusReply) -> str:
     always = f"{reply.merged} merged, {reply.queued} queued, {reply.skipped} skipped"
-    seldom = ((reply.reverted, "reverted"), (reply.erased, "erased"))
+    seldom = (
+        *((reply.reverted, "reverted"), (reply.erased, "erased")),
+        *((reply.buffered, "buffered"), (reply.quarantined, "quarantined")),
+    )
     return ", ".join([always, *(f"{count} {name}" for count, name in seldom if count)])
 
 
@@ -150,7 +173,7 @@ def _client(address: str):  # type: ignore[no-untyped-def]
     return Client(address)
 
 
-def _table(headings: Iterable[str], rows: Iterable[Iterable[object]]) -> Table:
+def table(headings: Iterable[str], rows: Iterable[Iterable[object]]) -> Table:
     shown = Table(box=None, pad_edge=False)
     for heading in headings:
         shown.add_column(heading, overflow="fold", no_wrap=heading not in ("worker", "task"))
@@ -188,5 +211,5 @@ def _print_json(message: Message) -> None:
     print(json.dumps(as_dict(message)))
 
 
-def _time(seconds: float) -> str:
+def time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M:%S")

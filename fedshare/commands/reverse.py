@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import json
-import uuid
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from fedshare import options
-
-if TYPE_CHECKING:
-    from protos.fedshare.v1 import federation_pb2 as pb
+from fedshare.commands.give import give
 
 DIFFERS = 1
 """Exit code of a replay that does not give what is stored."""
-
-CommandId = Annotated[
-    str, typer.Option(help="32 hex digits: the same command given twice is carried out once.", metavar="ID")
-]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -30,13 +23,13 @@ def add_to(app: typer.Typer) -> None:
 def rollback(
     version: Annotated[int, typer.Argument(min=0, max=options.VERSION_MAX, help="Number of a version.")],
     coordinator: options.Coordinator = options.DEFAULT_COORDINATOR,
-    command_id: CommandId = "",
+    command_id: options.CommandId = "",
     as_json: options.Json = False,
 ) -> None:
     """Make a new version that equals an older one. What was merged since is reverted, and may be submitted again."""
     from protos.fedshare.v1 import federation_pb2 as pb
 
-    _give(pb.CommandRequest(rollback=pb.Rollback(version=version)), coordinator, command_id, as_json)
+    give(pb.CommandRequest(rollback=pb.Rollback(version=version)), coordinator, command_id, as_json)
 
 
 def forget(
@@ -47,14 +40,14 @@ def forget(
         typer.Option("--erase", help="Also delete their bytes and names, and the versions that hold anything of them."),
     ] = False,
     coordinator: options.Coordinator = options.DEFAULT_COORDINATOR,
-    command_id: CommandId = "",
+    command_id: options.CommandId = "",
     as_json: options.Json = False,
 ) -> None:
     """Make a new version as if a task's, or a worker's, updates had never come: rebuilt from the journal."""
     from protos.fedshare.v1 import federation_pb2 as pb
 
     request = pb.CommandRequest(forget=pb.Forget(task=task, worker=worker, erase=erase))
-    _give(request, coordinator, command_id, as_json)
+    give(request, coordinator, command_id, as_json)
 
 
 def replay(
@@ -80,20 +73,3 @@ def replay(
         say(f"{'equal' if equal else 'DIFFERENT'} at a tolerance of {tolerance:g}")
     if not equal:
         raise typer.Exit(DIFFERS)
-
-
-def _give(request: pb.CommandRequest, coordinator: str, command_id: str, as_json: bool) -> None:
-    from fedshare.commands.ask import as_dict
-    from fedshare.errors import UserError
-    from protos.fedshare.v1 import federation_pb2 as pb
-    from workers.client import Client
-
-    request.command_id = command_id or uuid.uuid4().hex
-    with Client(coordinator) as client:
-        verdict = client.command(request)
-    if verdict.outcome != pb.OUTCOME_DONE:
-        raise UserError(f"not done: {verdict.reason}")
-    if as_json:
-        print(json.dumps(as_dict(verdict)))
-    else:
-        Console(highlight=False, soft_wrap=True).print(f"version {verdict.version}: {verdict.reason}")

@@ -89,6 +89,31 @@ def test_target_modules_are_those_whose_name_ends_so(federation_toml: Path):
     assert sorted(modules) == sorted(f"{layer}.{side}" for layer in layers for side in ("query", "value"))
 
 
+def test_budget_and_versions_reach_the_spec_and_a_budget_leaves_room_by_itself(federation_toml: Path, tmp_path: Path):
+    plain = read_federation_file(federation_toml).spec()
+    assert (plain.budget.columns_max, plain.versions_kept) == (0, 0)
+    for said, after in (("columns_max = 40", 30), ("columns_max = 40\ncolumns_after = 25", 25)):
+        file = tmp_path / "federation.toml"
+        file.write_text(f"{federation_toml.read_text()}\n[budget]\n{said}\n[versions]\nkept = 50\n")
+        spec = read_federation_file(file).spec()
+        assert (spec.budget.columns_max, spec.budget.columns_after, spec.versions_kept) == (40, after, 50)
+
+
+@pytest.mark.parametrize(
+    ("said", "sentence"),
+    [
+        ("columns_max = 9\ncolumns_after = 9", "columns_after must be smaller than columns_max"),
+        ("columns_after = 9", "columns_after must be smaller than columns_max"),
+        ("columns_max = 1", "columns_max must be at least 2, so that a compaction can make room"),
+    ],
+)
+def test_budget_that_makes_no_room_is_one_sentence(tmp_path: Path, said: str, sentence: str):
+    file = tmp_path / "federation.toml"
+    file.write_text(f'name = "x"\n[budget]\n{said}\n')
+    with pytest.raises(UserError, match=rf"budget: .*{sentence}$"):
+        read_federation_file(file)
+
+
 def test_file_without_tasks_means_every_task_of_the_data_folder(federation_toml: Path, tasks: Path):
     file = with_sources(read_federation_file(federation_toml), federation_toml.parent)
     assert {task.name: task.source for task in file.tasks} == {

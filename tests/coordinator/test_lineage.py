@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from parts import Coordinator, RawWorker, random_adapter, small_home, until
+from parts import Coordinator, RawWorker, order, random_adapter, small_home, until
 
 from coordinator.home import open_home
 from coordinator.lineage import DRAIN_SECONDS_MAX
 from coordinator.measured import Measured
 from coordinator.members import Members
 from coordinator.service import STOP_SECONDS_MAX
+from protos.fedshare.v1 import federation_pb2 as pb
 
 LEARNED = {"a": 0, "b": 1, "c": 0}
 """Task, and the version it was made for."""
@@ -125,3 +126,22 @@ def test_tracking_server_that_is_away_delays_no_merge_and_not_the_end(tmp_path: 
         asked = time.monotonic()
         assert coordinator.stop() == 0
         assert time.monotonic() - asked < DRAIN_SECONDS_MAX + STOP_SECONDS_MAX
+
+
+def test_compactions_and_collections_show_in_mlflow(tmp_path: Path):
+    home = small_home(tmp_path / "home")
+    with Coordinator(home) as coordinator:
+        for n, task in enumerate("abc"):
+            learn(coordinator, task, n and n - 1)
+        order(coordinator, compact=pb.Compact(size=4))
+        until(lambda: not coordinator.status().lineage_behind, "MLflow has everything")
+        order(coordinator, collect=pb.Collect(keep=2))
+        assert coordinator.stop() == 0
+    shown = {
+        run.data.tags["fedshare.version"]: (run.info.run_name, run.data.tags["fedshare.gone"])
+        for run in runs(MlflowClient(f"sqlite:///{home}/lineage/mlflow.db"), "small/versions")
+    }
+    assert shown == {"1": ("v1 a", "collected"), "2": ("v2 b", "collected"), "3": ("v3 c", ""), "4": ("v4 compact", "")}
+    compaction = runs(MlflowClient(f"sqlite:///{home}/lineage/mlflow.db"), "small/versions")[-1].data
+    assert compaction.tags["fedshare.note"].startswith("6 and 6 columns became 4 and 4; 3 tasks")
+    assert 0.01 < compaction.metrics["largest_error"] < 1 and compaction.metrics["basis_out"] == 4

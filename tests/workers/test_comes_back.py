@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from parts import Coordinator, Led, Walk, flip_a_byte, journal_blob, sentences, small_home, write_task_file
+from parts import Coordinator, Led, Walk, flip_a_byte, journal_blob, order, sentences, small_home, write_task_file
 
 from coordinator.home import open_home
 from protos.chunks import digest_of
@@ -150,6 +150,18 @@ def test_update_of_an_older_incarnation_is_refused_and_delivered_by_the_next(own
     assert "fitting" not in own.lead().stages
     [version] = own.versions()
     assert (version.update_id, own.outbox()) == (parcel.name, [])
+
+
+def test_version_that_is_collected_before_it_was_measured_costs_the_worker_nothing(own: Own):
+    def collected() -> None:
+        head = own.lives.coordinator.status().head
+        order(own.lives.coordinator, rollback=pb.Rollback(version=head))
+        assert order(own.lives.coordinator, collect=pb.Collect(keep=1)).outcome == pb.OUTCOME_DONE
+
+    led = own.lead({"evaluating": collected})
+    [record] = own.versions()
+    assert record.gone == "collected" and led.end.version == record.version + 1
+    assert led.end.accuracy is not None and own.outbox() == []
 
 
 def test_worker_that_is_told_to_go_measures_the_head_first(own: Own):
