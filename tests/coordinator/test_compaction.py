@@ -217,22 +217,23 @@ def test_rollback_goes_to_before_a_compaction_and_to_after_it(learning: Learning
 
 
 def test_forget_rebuilds_with_the_compactions_at_their_places(learning: Learning, tmp_path: Path):
-    compacted(learning, size=5)
+    compacted(learning, size=3)
     learning.learn("d", base=4)
-    compacted(learning, size=6)
+    compacted(learning, size=4)
     learning.learn("e", base=6)
     assert order(learning.coordinator, forget=pb.Forget(task="b")).outcome == pb.OUTCOME_DONE
     with CoordinatorHere(small_home(tmp_path / "never")) as coordinator:
         never = Learning(coordinator)
         for key, seed in (("a", 0), ("c", 2)):
             never.learn(key, base=0, seed=seed)
-        order(coordinator, compact=pb.Compact(size=5))
+        order(coordinator, compact=pb.Compact(size=3))
         never.learn("d", base=0, seed=4)
-        order(coordinator, compact=pb.Compact(size=6))
+        order(coordinator, compact=pb.Compact(size=4))
         never.learn("e", base=0, seed=5)
         forgot, innocent = learning.dense(), never.dense()
     assert forgot.keys() == innocent.keys() == {"a", "c", "d", "e"}
     assert max(relative_error(innocent[task], forgot[task]) for task in forgot) < SAME
+    assert claims(learning)["a"][1] > 0.01
     must_be_true(claims(learning))
 
 
@@ -244,9 +245,9 @@ def test_forget_after_a_rollback_to_before_a_compaction_does_not_compact(learnin
 
 
 def test_replay_gives_what_is_stored_through_compactions_rollbacks_and_forgets(learning: Learning):
-    compacted(learning, size=5)
+    compacted(learning, size=3)
     learning.learn("d", base=4)
-    compacted(learning, tolerance=0.2)
+    compacted(learning, tolerance=0.6)
     order(learning.coordinator, rollback=pb.Rollback(version=5))
     learning.learn("e", base=7)
     order(learning.coordinator, forget=pb.Forget(task="a"))
