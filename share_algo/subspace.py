@@ -84,9 +84,7 @@ class Subspace:
             *older, newest = self.tasks.groups
             tasks, certificates = tables((*older, newest.with_task(task, entry, certificate)))
             return self.but(tasks=tasks, certificates=certificates)
-        return self.but(
-            tasks=_with(self.tasks, task, entry), certificates=_with(self.certificates, task, certificate)
-        )
+        return self.but(tasks=_with(self.tasks, task, entry), certificates=_with(self.certificates, task, certificate))
 
     def but(self, **changes: Any) -> Subspace:
         """This subspace with some fields replaced."""
