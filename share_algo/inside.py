@@ -17,8 +17,8 @@ from share_algo.canonical import balanced_rows, drift_energy, numerical_rank
 from share_algo.errors import AlgebraError
 from share_algo.types import Directions, Factors, spread
 
-STACK_NUMBERS_MAX = 1 << 16
-"""Of one side's factors: what is stacked should stay in a core's cache."""
+STACK_NUMBERS_MAX = 1 << 15
+"""Of one side's factors: what is made of a stack should stay in a core's cache, in memory that is there already."""
 
 
 @dataclass(frozen=True)

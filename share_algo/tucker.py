@@ -18,6 +18,9 @@ from share_algo.types import Coefficients
 IMPROVEMENT_MIN = 1e-9
 """Stop when a round gains less than this part of all energy."""
 
+TASKS_AT_ONCE = 32
+"""So that what is computed on the way takes no memory that grows with the number of tasks."""
+
 
 @dataclass(frozen=True)
 class Cores:
@@ -39,9 +42,8 @@ class Cores:
 
     def lost_T(self, M_out: Tensor, M_in: Tensor) -> Tensor:
         """|| C_t - M_out M_out^T C_t M_in M_in^T ||_F for each task, from two orthogonal parts: nothing cancels."""
-        inside_P = M_out @ (M_out.T @ self.P_TKR)
-        outside_P, outside_Q = self.P_TKR - inside_P, self.Q_TLR - M_in @ (M_in.T @ self.Q_TLR)
-        return (_energy_T(outside_P, self.Q_TLR) + _energy_T(inside_P, outside_Q)).clamp(min=0).sqrt()
+        each = zip(self.P_TKR.split(TASKS_AT_ONCE), self.Q_TLR.split(TASKS_AT_ONCE), strict=True)
+        return torch.cat([_lost_T(P_TKR, Q_TLR, M_out, M_in) for P_TKR, Q_TLR in each])
 
     def grams(self) -> tuple[Tensor, Tensor]:
         """sum w C C^T and sum w C^T C."""
@@ -94,11 +96,18 @@ def _bisect(high: int, fits: Callable[[int], bool]) -> int:
     return high
 
 
+def _lost_T(P_TKR: Tensor, Q_TLR: Tensor, M_out: Tensor, M_in: Tensor) -> Tensor:
+    inside_P = M_out @ (M_out.T @ P_TKR)
+    outside_P, outside_Q = P_TKR - inside_P, Q_TLR - M_in @ (M_in.T @ Q_TLR)
+    return (_energy_T(outside_P, Q_TLR) + _energy_T(inside_P, outside_Q)).clamp(min=0).sqrt()
+
+
 def _gram(X_TKR: Tensor, Y_TLR: Tensor, weight_T: Tensor) -> Tensor:
     """sum_t w_t X_t (Y_t^T Y_t) X_t^T, K x K."""
-    middle_TRR = (Y_TLR.mT @ Y_TLR) * weight_T[:, None, None]
-    wide = (X_TKR @ middle_TRR).transpose(0, 1).flatten(1)
-    gram = wide @ X_TKR.transpose(0, 1).flatten(1).T
+    gram = X_TKR.new_zeros(X_TKR.shape[1], X_TKR.shape[1])
+    for X, Y, weight in zip(*(x.split(TASKS_AT_ONCE) for x in (X_TKR, Y_TLR, weight_T)), strict=True):
+        wide = (X @ ((Y.mT @ Y) * weight[:, None, None])).transpose(0, 1).flatten(1)
+        gram += wide @ X.transpose(0, 1).flatten(1).T
     return (gram + gram.T) / 2
 
 
