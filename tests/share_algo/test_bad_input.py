@@ -61,6 +61,12 @@ def test_extreme_scales_are_kept_or_refused_never_turned_into_nonsense(value):
     assert torch.allclose(read.B_NR.double() @ read.A_RD.double(), true, rtol=1e-5)
 
 
+def test_finite_numbers_with_a_sum_that_overflows_are_kept():
+    one = Adapter({"m": Factors(torch.full((4, 1), 3e38), torch.full((1, 3), 1e-20))})
+    read = merge(Subspace.empty(), "a", one).subspace.adapter("a").factors["m"]
+    assert torch.allclose(read.delta_ND(), one.factors["m"].delta_ND(), rtol=1e-5)
+
+
 BAD_NAMES = ["../../evil", "org/a", "", ".", "..", "a\\b", "a b", "-rm", "a\n", "a\0", "ä", "x" * 101, "C:evil", None]
 
 
