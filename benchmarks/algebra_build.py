@@ -28,7 +28,7 @@ def build_rows(modules: int, quick: bool) -> list[dict]:
 
 
 def alone(method: Callable, folder: str, tasks: int) -> dict:
-    """Run in a fresh process: its CPU seconds, peak memory above the imports and LAPACK's code, and error of some tasks."""
+    """Run in a fresh process: CPU seconds, peak memory above the imports and LAPACK's code, error of some tasks."""
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
         return pool.apply(_timed, (method, folder, tasks))

@@ -15,7 +15,7 @@ from benchmarks.family_probes.probe import Library, Outcome, Place, Probe
 
 FLAT = 1.2
 BUILD_MB = 1000.0
-"""On L whole; in proportion to width and modules where it is smaller."""
+"""On L whole; in proportion for some of its modules. (Coefficients do not shrink with the width.)"""
 TASKS = 128
 FEW, PEERS_MANY, PEERS_MANY_FULL, MANY = 8, 512, 128, 10_000
 
@@ -52,11 +52,11 @@ def _streamed(library: type[Library], folders: list[str]) -> Callable[[str], Sam
 
 def _build(library: type[Library], place: Place) -> Outcome:
     """Peak memory of a process of its own, above what it had after its imports and LAPACK's code."""
-    size = {**L, "modules": 32} if place.full else {**L, "d": 2048, "modules": 4}
+    size = {**L, "modules": 32 if place.full else 2}
     for i, sample in enumerate(shared_columns(TASKS, **size)):
         write_folder(sample, place.folder / f"t{i}")
     found = alone(partial(_streamed, library), str(place.folder), TASKS)
-    bound = BUILD_MB * size["d"] / 4096 * size["modules"] / 32
+    bound = BUILD_MB * size["modules"] / 32
     cell = f"{found['peak_MB']:,.0f} of {bound:,.0f} MB, {found['cpu_s']:.0f} s, error {found['error']:.2g}"
     return Outcome.judged(cell, found["peak_MB"] <= bound)
 
