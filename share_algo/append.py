@@ -57,10 +57,9 @@ class Appended:
     @property
     def certificate(self) -> Certificate:
         """Over all modules together, exact."""
-        modules = self.modules.values()
-        return Certificate(
-            *(math.hypot(*x) for x in zip(*((m.norm, m.error, m.rank_error) for m in modules), strict=True))
-        )
+        each = [(m.norm, m.error, m.rank_error) for m in self.modules.values()]
+        norm, error, rank_error = (math.hypot(*values) for values in zip(*each, strict=True))
+        return Certificate(norm, error, rank_error)
 
     @property
     def relative_error(self) -> float:

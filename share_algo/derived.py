@@ -95,11 +95,11 @@ class DerivedDirections(Directions):
         return Directions((self.inside.out_NK.T @ out_side).T, (self.inside.in_DL.T @ in_side).T)
 
     @property
-    def out_NK(self) -> Tensor:  # type: ignore[override]
+    def out_NK(self) -> Tensor:
         return self._columns.out_NK
 
     @property
-    def in_DL(self) -> Tensor:  # type: ignore[override]
+    def in_DL(self) -> Tensor:
         return self._columns.in_DL
 
     @property

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 import torch
@@ -71,7 +71,7 @@ class WeightRecipe:
         whole = weight.flatten(1)
         if whole.shape != (self.N, self.D) or fingerprint(whole) != self.fingerprint:
             raise AlgebraError(f"{self.module}: this is not the base model's weight that its directions come from")
-        return WeightRecipe(*[self.module, *self.said], whole)  # type: ignore[arg-type]
+        return replace(self, weight_ND=whole)
 
 
 def fingerprint(weight: Tensor) -> str:
@@ -90,7 +90,8 @@ def weight_block(weights: Mapping[str, Tensor], columns: int) -> Block:
         if weight.ndim < 2 or not weight.is_floating_point() or not weight.isfinite().all():
             raise AlgebraError(f"{module}: a base weight is a finite floating-point matrix")
         whole = weight.flatten(1)
-        block[module] = DerivedDirections(WeightRecipe(module, fingerprint(whole), columns, *whole.shape, whole))
+        N, D = whole.shape
+        block[module] = DerivedDirections(WeightRecipe(module, fingerprint(whole), columns, N, D, whole))
     return block
 
 
