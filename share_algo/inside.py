@@ -37,6 +37,8 @@ class Stack:
             for module, f in each.items():
                 if not (f.B_NR.isfinite().all() and f.A_RD.isfinite().all()):
                     raise AlgebraError(f"{module}: the update holds NaN or infinite values")
+        if torch.float64 in (B_GNR.dtype, A_GRD.dtype):
+            _check_range(each)
         return Stack(*balanced_rows(B_GNR.to(device), A_GRD.to(device)))
 
     def factors(self, g: int, layout: str) -> Factors:
@@ -44,6 +46,13 @@ class Stack:
         N, D = self.B_GRN.shape[2], self.A_GRD.shape[2]
         keep = numerical_rank(self.S_GR[g], (N, D))
         return Factors(self.B_GRN[g, :keep].T, self.A_GRD[g, :keep], layout)
+
+
+def _check_range(each: Mapping[str, Factors]) -> None:
+    """AlgebraError for finite numbers whose product is not; decompositions of those end in errors of their own."""
+    for module, f in each.items():
+        if not f.B_NR.norm() * f.A_RD.norm() <= torch.finfo(torch.float32).max:
+            raise AlgebraError(f"{module}: the update is too large for float32")
 
 
 @dataclass(frozen=True)
