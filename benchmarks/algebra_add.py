@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from benchmarks import algebra_peers as peers
-from benchmarks.algebra_common import TOLERANCE, K, L, S, adapter, cpu_seconds
-from benchmarks.algebra_samples import IncrementalSvd, Sample, shared_columns, write_folder
-from share_algo import Subspace, merge
+from benchmarks.algebra_common import TOLERANCE, K, L, S, adapter, cpu_seconds, sample_of
+from benchmarks.algebra_samples import IncrementalSvd, Sample, relative_error, shared_columns, write_folder
+from share_algo import Adapter, Subspace, merge
 
 MORE = 3
-"""Adapters that are added for the clock, each to the same subspace; the least counts."""
+"""Adapters that are added for the clock, in turn; the least time counts."""
 
 
 class Grown:
@@ -27,30 +29,53 @@ class Grown:
         self.ref.add(f"t{self.tasks}", sample)
         self.tasks += 1
 
-    def row(self, more: list[Sample]) -> dict[str, float]:
-        ours = self.ours
-        width = max(max(w) for w in ours.basis.widths().values())
-        adapters = [adapter(s) for s in more]
-        own = min(cpu_seconds(lambda a=a: merge(ours, "x", a, tolerance=TOLERANCE)) for a in adapters)
-        ref = min(cpu_seconds(lambda s=s: self.ref.add("x", s)) for s in more)
-        return {"tasks": self.tasks, "K": width, "ours": own, "ref": ref}
+    def width(self) -> int:
+        return max(max(w) for w in self.ours.basis.widths().values())
+
+    def ways(self) -> list[peers.Way]:
+        return [
+            _merging(f"ours ({self.width()})", self.ours),
+            peers.Way(f"ref ({K})", lambda s, _: s, lambda s, t: self.ref.add(t, s), self.ref.read, self.ref.nbytes),
+        ]
+
+
+def _merging(name: str, made: Subspace) -> peers.Way:
+    """Merging is pure: every try is made to the same subspace."""
+    last: dict[str, Subspace] = {"": made}
+
+    def add(one: Adapter, task: str) -> None:
+        last[""] = merge(made, task, one, tolerance=TOLERANCE).subspace
+
+    return peers.Way(name, lambda s, _: adapter(s), add, lambda t: sample_of(last[""].adapter(t)), made.nbytes)
+
+
+def _measured(tasks: int, way: peers.Way, more: list[Sample]) -> dict[str, Any]:
+    """The least CPU seconds of its tries, and the error of dW of the last adapter added."""
+    nbytes, seconds = way.nbytes(), []
+    for i in range(way.tries):
+        one = way.ready(more[i % len(more)], task := f"{way.prefix}{i}")
+        seconds.append(cpu_seconds(lambda one=one, task=task: way.add(one, task)))
+    error = relative_error(more[(way.tries - 1) % len(more)], way.read(task))
+    return {"tasks": tasks, "method": way.name, "CPU ms": 1e3 * min(seconds), "error": error, "MB": nbytes / 1e6}
 
 
 def add(quick: bool) -> list[dict]:
     """Set S. From 1,000 tasks on these are further names for the first ones: merging looks at none of them."""
     counts = (8, 32) if quick else (8, 32, 128)
     samples = list(shared_columns(max(counts) + MORE, **S))
-    grown, rows = Grown(), []
+    more, grown, rows = samples[-MORE:], Grown(), []
     for tasks in counts:
         while grown.tasks < tasks:
             grown.add(samples[grown.tasks])
-        rows.append({**grown.row(samples[-MORE:]), **peers.add(samples[:tasks], samples[-MORE:])})
+        ways = chain(grown.ways(), peers.ways(samples[:tasks], grown.ours.nbytes()))
+        rows += _of_ours([_measured(tasks, way, more) for way in ways])
     for tasks in () if quick else (1000, 10_000):
-        many = padded(grown.ours, tasks)
-        more = [adapter(s) for s in samples[-MORE:]]
-        own = min(cpu_seconds(lambda a=a, m=many: merge(m, "x", a, tolerance=TOLERANCE)) for a in more)
-        rows.append({"tasks": tasks, "K": rows[-1]["K"], "ours": own})
-    return [{**row, "times ours at the first": row["ours"] / rows[0]["ours"]} for row in rows]
+        rows += _of_ours([_measured(tasks, _merging(f"ours ({grown.width()})", padded(grown.ours, tasks)), more)])
+    return rows
+
+
+def _of_ours(rows: list[dict]) -> list[dict]:
+    return [{**row, "of ours": row["CPU ms"] / rows[0]["CPU ms"]} for row in rows]
 
 
 def add_large(modules: int, quick: bool) -> list[dict]:
@@ -65,8 +90,8 @@ def add_large(modules: int, quick: bool) -> list[dict]:
                 sample = next(stream)
                 write_folder(sample, Path(folder) / f"t{grown.tasks}")
                 grown.add(sample)
-            row = {"modules": modules, **grown.row(more)}
-            rows.append({**row, **peers.add_large([f"{folder}/t{i}" for i in range(tasks)], more)})
+            ways = chain(grown.ways(), peers.large_ways([f"{folder}/t{i}" for i in range(tasks)]))
+            rows += _of_ours([{"modules": modules, **_measured(tasks, way, more)} for way in ways])
     return rows
 
 

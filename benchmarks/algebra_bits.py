@@ -14,9 +14,11 @@ from benchmarks.algebra_samples import shared_columns
 from share_algo import Coefficients, Directions, Subspace, compact, merge
 from share_algo.canonical import difference_norm
 
-TASKS = (8, 128)
-WIDTHS = (6, 8, 12, 16, 24, 32, 48, 64)
+TASKS = (1, 8, 128)
+"""One: an update on its way."""
+WIDTHS = (2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64)
 SCALE_BYTES = 2
+ERRORS = (0.1, 0.15, 0.2, 0.25, 0.3)
 
 
 def _levels(bits: int, group: int) -> Callable[[Tensor], tuple[Tensor, float]]:
@@ -44,14 +46,20 @@ COEFFICIENTS = {"bf16": _bfloat16, "int8": _levels(8, 0), "int4": _levels(4, 0)}
 
 
 def bits(quick: bool) -> list[dict]:
-    """The least mean error of dW within some total bytes, over all widths, by form of directions and coefficients."""
+    """Over all widths, by form of directions and coefficients: the least mean error of dW within some total bytes, and
+    (rows with `error`) the fewest kB that keep the mean error within it; none where no width does."""
     size = {"d": 96 if quick else 768, "modules": 1, "r": 8, "shared": 64}
-    rows = []
-    for tasks in TASKS[:1] if quick else TASKS:
+    rows: list[dict] = []
+    for tasks in TASKS[:2] if quick else TASKS:
         found = _measured(tasks, size)
         lengths = sorted(nbytes for form, nbytes, _ in found if form == ("int8", "bf16"))
-        for limit in lengths[1::2]:
-            row: dict = {"tasks": tasks, "kB": limit / 1e3}
+        for error_max in ERRORS:
+            row = {"tasks": tasks, "error": error_max}
+            for form in product(DIRECTIONS, COEFFICIENTS):
+                row["/".join(form)] = min((n / 1e3 for f, n, e in found if f == form and e <= error_max), default="")
+            rows.append(row)
+        for limit in lengths[1::4]:
+            row = {"tasks": tasks, "kB": limit / 1e3}
             for form in product(DIRECTIONS, COEFFICIENTS):
                 fits = [error for f, nbytes, error in found if f == form and nbytes <= limit]
                 row["/".join(form)] = min(fits, default=1.0)

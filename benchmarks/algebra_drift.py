@@ -62,8 +62,7 @@ def _ref(samples: list[Sample]) -> Outcome:
         started = time.process_time() if i == BEFORE else started
         made.add(f"t{i}", sample)
     seconds = (time.process_time() - started) / ADDED
-    sides = sum(U.nbytes for U, _ in made.sides.values())
-    return seconds, made.read, sides + sum(c.nbytes for own in made.tasks.values() for c in own.values())
+    return seconds, made.read, made.nbytes()
 
 
 def bounded(quick: bool) -> list[dict]:

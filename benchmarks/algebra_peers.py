@@ -10,8 +10,10 @@ import importlib.util
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,28 +26,72 @@ COLUMNS = 64
 COMPONENTS = 8
 
 
-def add(samples: list[Sample], more: list[Sample]) -> dict[str, float]:
-    """CPU seconds to add one adapter to those of `samples`, by method; of the cheap ones the least of several."""
+@dataclass(frozen=True)
+class Way:
+    """One way of adding. `ready`: makes of a sample what `add` takes, off the clock. tries: how many are timed."""
+
+    name: str
+    ready: Callable[[Sample, str], Any]
+    add: Callable[[Any, str], object]
+    read: Callable[[str], Sample]
+    nbytes: Callable[[], int]
+    tries: int = 9
+    prefix: str = "x"
+
+
+def ways(samples: list[Sample], equal_nbytes: int) -> Iterator[Way]:
+    """The peers, built from `samples` and one more adapter away from them: at several sizes, as vlora's cost and error
+    depend on the number of its components. equal_nbytes: what ours takes."""
     warnings.simplefilter("ignore")
-    found = {}
     if HAS_VLORA:
-        found["vlora incremental"] = _incremental(_vlora(samples, COMPONENTS), more)
-        other = _vlora(samples, COMPONENTS)
-        found["vlora absorb"] = _cpu(lambda: other.absorb(_weights(more[0]), "x"))
+        same = components_of_bytes(samples, equal_nbytes)
+        sizes = {"its default": None, "8 components": 8, "equal bytes": same, "every component": len(samples) + 1}
+        for said, k in sizes.items():
+            made = _vlora(samples, k)
+            name = f"vlora incremental, {said} ({made.num_components})"
+            yield _vlora_way(name, made, made.absorb_incremental, tries=3)
+        made = _vlora(samples, 8)
+        yield _vlora_way("vlora absorb (8)", made, made.absorb, tries=1)
     if HAS_LORASHARE:
         with tempfile.TemporaryDirectory() as folder:
-            made = _lorashare(samples, COLUMNS, folder)
-            paths = [str(write_folder(s, Path(folder) / f"x{i}")) for i, s in enumerate(more)]
-            project = [_cpu(lambda p=p: made.add_adapter(p, variance_threshold=0.0)) for p in paths[1:]]
-            found["lorashare project"] = min(project)
-            found["lorashare recompute"] = _cpu(lambda: made.add_adapter(paths[0], force_recompute=True))
-    return found
+            other = _lorashare(samples, COLUMNS, folder)
+            for name, said in {
+                "project": {"variance_threshold": 0.0},
+                "recompute": {"force_recompute": True},
+            }.items():
+                yield Way(
+                    f"lorashare {name} ({COLUMNS})",
+                    lambda sample, task: str(write_folder(sample, Path(folder) / task)),
+                    lambda path, task, said=said: other.add_adapter(path, task, **said),
+                    lambda task: from_state(other.reconstruct(task)),
+                    lambda: _bytes([other.components, *other.all_loadings.values()]),
+                    9 if name == "project" else 1,
+                    name,
+                )
 
 
-def add_large(folders: list[str], more: list[Sample]) -> dict[str, float]:
-    """CPU seconds to add one adapter to those in `folders`. lorashare is left out, as in BUILDS."""
+def _vlora_way(name: str, made: Any, add: Callable[[Any, str], object], tries: int = 9) -> Way:
+    def nbytes() -> int:
+        tables = [made.components_a, made.components_b, made.means_a, made.means_b]
+        return _bytes(tables + [t for p in made.tasks.values() for t in (p.loadings_a, p.loadings_b)])
+
+    return Way(
+        name, lambda sample, _: _weights(sample), add, lambda t: weights_sample(made.reconstruct(t)), nbytes, tries
+    )
+
+
+def components_of_bytes(samples: list[Sample], nbytes: int) -> int:
+    """How many of vlora's components (with its means) take as many bytes, in float32."""
+    side = sum(B.size + A.size for B, A in samples[0].values())
+    return max(1, (nbytes // 4 - side) // (side + 2 * len(samples[0]) * len(samples)))
+
+
+def large_ways(folders: list[str]) -> Iterator[Way]:
+    """The same for adapters that are read from folders. lorashare is left out, as in BUILDS."""
     warnings.simplefilter("ignore")
-    return {"vlora incremental": _incremental(_vlora_streaming(folders), more)} if HAS_VLORA else {}
+    if HAS_VLORA:
+        made = _vlora_streaming(folders)
+        yield _vlora_way(f"vlora incremental ({COMPONENTS})", made, made.absorb_incremental, tries=3)
 
 
 def drifting(samples: list[Sample], more: list[Sample]) -> dict[str, tuple[float, Callable[[str], Sample], int]]:
@@ -58,13 +104,8 @@ def drifting(samples: list[Sample], more: list[Sample]) -> dict[str, tuple[float
         each = [
             _cpu(lambda s=s, n=n: made.absorb_incremental(_weights(s), n)) for s, n in zip(more, names, strict=True)
         ]
-        tables = [made.components_a, made.components_b, made.means_a, made.means_b]
-        tables += [t for p in made.tasks.values() for t in (p.loadings_a, p.loadings_b)]
-        found["vlora incremental"] = (
-            sum(each) / len(each),
-            lambda task: weights_sample(made.reconstruct(task)),
-            _bytes(tables),
-        )
+        way = _vlora_way("vlora incremental", made, made.absorb_incremental)
+        found[way.name] = sum(each) / len(each), way.read, way.nbytes()
     if HAS_LORASHARE:
         with tempfile.TemporaryDirectory() as folder:
             other = _lorashare(samples, COLUMNS, folder)
@@ -77,10 +118,6 @@ def drifting(samples: list[Sample], more: list[Sample]) -> dict[str, tuple[float
 
 def _bytes(tables: list) -> int:  # type: ignore[type-arg]
     return sum(t.numel() * t.element_size() for table in tables for t in table.values())
-
-
-def _incremental(made, more: list[Sample]) -> float:  # type: ignore[no-untyped-def]
-    return min(_cpu(lambda s=s, i=i: made.absorb_incremental(_weights(s), f"x{i}")) for i, s in enumerate(more))
 
 
 def equal_bytes(samples: list[Sample], columns: int) -> dict[str, Callable[[str], Sample]]:
@@ -120,11 +157,14 @@ BUILDS = {"vlora streaming": _build_vlora} if HAS_VLORA else {}
 """lorashare is left out: it took 104 CPU seconds for 8 adapters of an eighth of L."""
 
 
-def _vlora(samples: list[Sample], k: int):  # type: ignore[no-untyped-def]
+def _vlora(samples: list[Sample], k: int | None) -> Any:
+    """k: at most as many components; None: its own choice. It takes one more than there are when one is added."""
     from vlora import SharedSubspace
 
     names = [f"t{i}" for i in range(len(samples))]
-    return SharedSubspace.from_adapters([_weights(s) for s in samples], names, num_components=min(k, len(samples)))
+    made = SharedSubspace.from_adapters([_weights(s) for s in samples], names, num_components=k)
+    made.num_components = k or made.num_components
+    return made
 
 
 def _weights(sample: Sample):  # type: ignore[no-untyped-def]

@@ -130,3 +130,8 @@ class IncrementalSvd:
         modules = {side.rpartition("/")[0] for side in own}
         whole = {side: self.sides[side][0] @ c for side, c in own.items()}
         return {m: (whole[f"{m}/out"], whole[f"{m}/in"].T) for m in modules}
+
+    def nbytes(self) -> int:
+        """Of columns and coefficients."""
+        own = sum(c.nbytes for coefficients in self.tasks.values() for c in coefficients.values())
+        return own + sum(U.nbytes for U, _ in self.sides.values())

@@ -28,6 +28,7 @@ from share_algo.lift import lift
 from share_algo.subspace import Merged, MergeReport, Result, Subspace, measured, merge
 from share_algo.types import Adapter, Basis, Block, Coefficients, Directions, Factors, TaskEntry, Update
 from share_algo.unite import UniteReport, unite
+from share_algo.weights import weight_block, with_weights
 
 __all__ = [
     "Adapter",
@@ -73,6 +74,8 @@ __all__ = [
     "rename",
     "unite",
     "warm_start",
+    "weight_block",
+    "with_weights",
 ]
 
 _NEED_PEFT = {

@@ -11,14 +11,15 @@ mean-centred, both sides are chosen together by the error of dW itself, and the 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 
-from share_algo.canonical import balanced, difference_norm, drift_norm
+from share_algo.canonical import difference_norm, drift_norm
 from share_algo.certificate import Certificate
 from share_algo.errors import AlgebraError
+from share_algo.inside import Stack, held, stackable
 from share_algo.place import place
 from share_algo.types import Adapter, Basis, Coefficients, Directions, Factors, TaskEntry, Update
 
@@ -56,15 +57,17 @@ class Appended:
     @property
     def certificate(self) -> Certificate:
         """Over all modules together, exact."""
-        modules = self.modules.values()
-        return Certificate(
-            *(math.hypot(*x) for x in zip(*((m.norm, m.error, m.rank_error) for m in modules), strict=True))
-        )
+        each = [(m.norm, m.error, m.rank_error) for m in self.modules.values()]
+        norm, error, rank_error = (math.hypot(*values) for values in zip(*each, strict=True))
+        return Certificate(norm, error, rank_error)
 
     @property
     def relative_error(self) -> float:
         """|| dW - kept ||_F / || dW ||_F over all modules together."""
         return self.certificate.relative_error
+
+
+_Part = tuple[Directions, Coefficients, ModuleReport]
 
 
 def append(basis: Basis, adapter: Adapter, *, tolerance: float = DEFAULT_TOLERANCE) -> Appended:
@@ -76,34 +79,47 @@ def append(basis: Basis, adapter: Adapter, *, tolerance: float = DEFAULT_TOLERAN
     """
     if not 0 <= tolerance < 1:
         raise AlgebraError(f"tolerance must be in [0, 1), not {tolerance}")
-    parts = {m: _append_module(m, basis, f, max(tolerance, ROUNDING)) for m, f in adapter.factors.items()}
+    parts: dict[str, _Part] = {}
+    for modules in stackable(adapter.factors):
+        parts.update(_append_stack(modules, basis, adapter.factors, max(tolerance, ROUNDING)))
+    parts = {m: parts[m] for m in adapter.factors}
     # a module that is zero still enters the basis, without columns: its shape must be known to read it
     block = {m: new for m, (new, _, _) in parts.items() if any(new.widths) or m not in basis}
     entry = TaskEntry({m: c for m, (_, c, _) in parts.items()}, adapter.head, adapter.settings)
     return Appended(Update(block, entry), {m: r for m, (_, _, r) in parts.items()})
 
 
-def check_factors(module: str, factors: Factors) -> None:
-    """AlgebraError for what no algebra can save: no rank, NaN, Inf."""
-    if factors.rank == 0 or 0 in factors.shape:
-        raise AlgebraError(f"{module}: an update of rank {factors.rank} and shape {factors.shape} is empty")
-    if not (factors.B_NR.isfinite().all() and factors.A_RD.isfinite().all()):
-        raise AlgebraError(f"{module}: the update holds NaN or infinite values")
+def _append_stack(
+    modules: list[str], basis: Basis, factors: Mapping[str, Factors], tolerance: float
+) -> Iterator[tuple[str, _Part]]:
+    """The modules' parts, in their order. They are of one shape, rank, type and device."""
+    each = {m: factors[m] for m in modules}
+    columns = _columns(basis, each)
+    stack = Stack.of(each, columns[0].out_NK.device)
+    norms = stack.S_GR.norm(dim=1).tolist()
+    for g, found in enumerate(held(columns, stack, tolerance)):
+        module, old, layout = modules[g], columns[g], factors[modules[g]].layout
+        if found is None:
+            part = _placed(old, stack.factors(g, layout), norms[g], tolerance)
+        else:
+            report = ModuleReport(0, 0, *old.widths, found.error, norms[g])
+            part = old.first(0, 0), Coefficients(found.P_KR, found.Q_LR, layout), report
+        if not math.isfinite(part[2].error + part[2].norm):
+            raise AlgebraError(f"{module}: the update is too large for float32")
+        yield module, part
 
 
-def _append_module(
-    module: str, basis: Basis, factors: Factors, tolerance: float
-) -> tuple[Directions, Coefficients, ModuleReport]:
-    check_factors(module, factors)
-    old = basis.columns(module, *factors.shape)
-    device = old.out_NK.device if any(old.widths) else factors.B_NR.device
-    old = Directions(old.out_NK.to(device), old.in_DL.to(device))
-    whole = balanced(Factors(factors.B_NR.to(device), factors.A_RD.to(device), factors.layout))
-    norm = float(whole.A_RD.square().sum(1).norm())  # balanced: row norms squared are the singular values
+def _columns(basis: Basis, each: Mapping[str, Factors]) -> list[Directions]:
+    """The modules' columns, on the basis's device; where it has none, on the factors'."""
+    columns = [basis.columns(m, *f.shape) for m, f in each.items()]
+    theirs = next(iter(each.values())).B_NR.device
+    device = next((c.out_NK.device for c in columns if any(c.widths)), theirs)
+    return [Directions(c.out_NK.to(device), c.in_DL.to(device)) for c in columns]
+
+
+def _placed(old: Directions, whole: Factors, norm: float, tolerance: float) -> _Part:
     found = place(old, whole, (tolerance * norm) ** 2)
-    kept = Coefficients(found.P_KR.float(), found.Q_LR.float(), factors.layout)
+    kept = Coefficients(found.P_KR.float(), found.Q_LR.float(), whole.layout)
     columns = old.then(found.new) if any(found.new.widths) else old
     error = (difference_norm if found.rank_error else drift_norm)(whole, kept.read(columns))
-    if not math.isfinite(error + norm):
-        raise AlgebraError(f"{module}: the update is too large for float32")
     return found.new, kept, ModuleReport(*found.new.widths, *columns.widths, error, norm, found.rank_error)

@@ -20,14 +20,24 @@ def balanced(factors: Factors) -> Factors:
 
     The rank of the result is the numerical rank of dW (at least 1). Cost: (N + D) R^2, never N * D.
     """
-    B_NR, A_DR = factors.B_NR.double(), factors.A_RD.double().T
-    left_NR, inner_B = torch.linalg.qr(B_NR)
-    right_DR, inner_A = torch.linalg.qr(A_DR)
-    U, S, Vh = torch.linalg.svd(inner_B @ inner_A.T, full_matrices=False)
-    cutoff = torch.finfo(torch.float64).eps * max(factors.shape) * (S[0] if S.numel() else 0.0)
-    keep = max(1, int((cutoff < S).sum()))
-    root = S[:keep].sqrt()
-    return Factors(left_NR @ (U[:, :keep] * root), ((right_DR @ Vh[:keep].T) * root).T, factors.layout)
+    B_RN, A_RD, S_R = balanced_rows(factors.B_NR, factors.A_RD)
+    keep = numerical_rank(S_R, factors.shape)
+    return Factors(B_RN[:keep].T, A_RD[:keep], factors.layout)
+
+
+def balanced_rows(B_GNR: Tensor, A_GRD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Balanced factors of one pair, or of G pairs at once, nothing dropped: (B_GRN, A_GRD, singular values S_GR)."""
+    left_NR, inner_B = torch.linalg.qr(B_GNR.double())
+    right_DR, inner_A = torch.linalg.qr(A_GRD.double().mT)
+    U, S_R, Vh = torch.linalg.svd(inner_B @ inner_A.mT, full_matrices=False)
+    root_R = S_R.sqrt()
+    return (U * root_R[..., None, :]).mT @ left_NR.mT, (root_R[..., None] * Vh) @ right_DR.mT, S_R
+
+
+def numerical_rank(S_R: Tensor, shape: tuple[int, int]) -> int:
+    """How many falling singular values are no rounding of float64; at least one."""
+    cutoff = torch.finfo(torch.float64).eps * max(shape) * (S_R[0] if S_R.numel() else 0.0)
+    return max(1, int((cutoff < S_R).sum()))
 
 
 def truncated(whole: Factors, lost_sq_max: float) -> Factors:
@@ -46,19 +56,25 @@ def difference_norm(a: Factors, b: Factors) -> float:
 
 
 def drift_norm(a: Factors, b: Factors) -> float:
-    """|| a.B a.A - b.B b.A ||_F for factors that differ little, column by column; b may lack the last columns.
-
-    The difference is E_B A + B' E_A with E the differences of the factors; only products of R x R Gram matrices
-    are summed, so nothing large cancels. Cost: a few (N + D) R^2 multiplications, no decomposition.
-    """
+    """|| a.B a.A - b.B b.A ||_F for factors that differ little, column by column; b may lack the last columns."""
     missing = a.rank - b.rank
-    left, right = pad(b.B_NR.double(), (0, missing)), pad(b.A_RD.double(), (0, 0, 0, missing))
-    E_B, E_A = a.B_NR.double() - left, a.A_RD.double() - right
-    A = a.A_RD.double()
-    first = ((E_B.T @ E_B) * (A @ A.T)).sum()
-    second = ((left.T @ left) * (E_A @ E_A.T)).sum()
-    cross = ((E_B.T @ left) * (A @ E_A.T)).sum()
-    return math.sqrt(max(0.0, float(first + second + 2 * cross)))
+    B_RN, A_RD = a.B_NR.T.double(), a.A_RD.double()
+    near = pad(b.B_NR.T, (0, 0, 0, missing)), pad(b.A_RD, (0, 0, 0, missing))
+    return math.sqrt(float(drift_energy((B_RN, A_RD), (B_RN @ B_RN.T, A_RD @ A_RD.T), near)))
+
+
+def drift_energy(whole: tuple[Tensor, Tensor], grams: tuple[Tensor, Tensor], near: tuple[Tensor, Tensor]) -> Tensor:
+    """|| B^T A - near_B^T near_A ||_F^2 of one pair (B_RN, A_RD) in float64, or of many at once.
+
+    grams: B B^T and A A^T. The difference is E_B^T A + B^T E_A - E_B^T E_A with E the differences of the factors; only
+    products of R x R Gram matrices with E in them are summed, so nothing large cancels. Cost: 4 (N + D) R^2.
+    """
+    (B_RN, A_RD), (gram_B, gram_A) = whole, grams
+    E_B, E_A = B_RN - near[0], A_RD - near[1]
+    EE_B, EE_A, EB, EA = E_B @ E_B.mT, E_A @ E_A.mT, E_B @ B_RN.mT, E_A @ A_RD.mT
+    squares = EE_B * gram_A + gram_B * EE_A + EE_B * EE_A
+    mixed = EB * EA.mT - EE_B * EA - EB * EE_A
+    return (squares + 2 * mixed).sum((-2, -1)).clamp(min=0.0)
 
 
 def norm(factors: Factors) -> float:

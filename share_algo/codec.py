@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import astuple
 from typing import Any
 
 import torch
@@ -18,11 +17,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from share_algo.derived import DerivedDirections, Recipe
+from share_algo.derived import Derivation, DerivedDirections, Recipe
 from share_algo.errors import AlgebraError
 from share_algo.pack import packed, unpacked
 from share_algo.quantise import reduced, restored
 from share_algo.types import LAYOUT, LINEAR, Block, Coefficients, Directions, TaskEntry, Update
+from share_algo.weights import WeightRecipe
 
 METADATA = "share_algo"
 SAID = ("layouts", "settings", "derived", "packed")
@@ -33,7 +33,7 @@ TENSORS_MAX = 100_000
 
 
 def encode_block(block: Block) -> bytes:
-    derived = {m: list(astuple(d.recipe)[1:]) for m, d in block.items() if isinstance(d, DerivedDirections)}
+    derived = {m: d.recipe.said for m, d in block.items() if isinstance(d, DerivedDirections)}
     return save(_flat_block(block), _metadata({"derived": derived}))
 
 
@@ -85,10 +85,10 @@ def _block(by_kind: Mapping[str, Mapping[str, Tensor]]) -> Block:
     return {m: Directions(out, inn) for m, (out, inn) in _pairs(by_kind["out"], by_kind["in"], "out", "in").items()}
 
 
-def _recipe(module: str, numbers: object) -> Recipe:
-    if not isinstance(numbers, list) or len(numbers) != 4:
-        raise AlgebraError(f"{module}: a recipe of derived directions is four numbers: seed, columns, N, D")
-    return Recipe(module, *numbers)
+def _recipe(module: str, said: object) -> Derivation:
+    if not isinstance(said, list) or len(said) != 4:
+        raise AlgebraError(f"{module}: a recipe of derived directions is a seed or a fingerprint, columns, N and D")
+    return WeightRecipe(module, *said) if isinstance(said[0], str) else Recipe(module, *said)
 
 
 def _flat_entry(entry: TaskEntry) -> dict[str, Tensor]:

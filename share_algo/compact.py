@@ -148,7 +148,7 @@ def _principal(X_TKR: Tensor, size: int | None, centred: bool) -> Tensor:
 
     The padding of smaller ranks is left out of the mean.
     """
-    wide = X_TKR.transpose(0, 1).flatten(1)
+    wide = X_TKR.transpose(0, 1).flatten(1).double()
     wide = wide[:, wide.any(0)]
     if centred:
         wide = wide - wide.mean(1, keepdim=True)

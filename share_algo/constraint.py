@@ -25,6 +25,8 @@ class InSubspace(nn.Module):
     A new direction belongs to one rank; its own coefficient is 1 and stays so, as its length is free.
     """
 
+    frozen: Tensor
+
     def __init__(self, frozen_HK: Tensor, new_Ha: Tensor, coefficients_KR: Tensor, transpose: bool):
         super().__init__()
         self.register_buffer("frozen", frozen_HK, persistent=False)
@@ -87,8 +89,8 @@ def begin_with(module: str, out: InSubspace, into: InSubspace, own: Coefficients
 
 
 def _side(frozen_HK: Tensor, new_Ha: Tensor, coefficients_KR: Tensor, like: Tensor, transpose: bool) -> InSubspace:
-    kind = {"dtype": torch.promote_types(like.dtype, torch.float32), "device": like.device}
-    return InSubspace(frozen_HK.to(**kind), new_Ha.to(**kind), coefficients_KR.to(**kind), transpose)
+    like = like.new_zeros(0, dtype=torch.promote_types(like.dtype, torch.float32))
+    return InSubspace(frozen_HK.to(like), new_Ha.to(like), coefficients_KR.to(like), transpose)
 
 
 def _normal(key: str, *shape: int) -> Tensor:

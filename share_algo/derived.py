@@ -14,6 +14,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -38,9 +39,14 @@ class Recipe:
     D: int
 
     def __post_init__(self) -> None:
-        bounds = ((self.columns, COLUMNS_MAX), (self.N, HEIGHT_MAX), (self.D, HEIGHT_MAX))
-        if not all(isinstance(n, int) and 0 < n <= most for n, most in bounds) or not isinstance(self.seed, int):
-            raise AlgebraError(f"{self.module}: {self.columns} derived columns of heights {self.N} and {self.D}")
+        check_size(self.module, self.columns, self.N, self.D)
+        if not isinstance(self.seed, int):
+            raise AlgebraError(f"{self.module}: {str(self.seed)[:80]!r} is no seed")
+
+    @property
+    def said(self) -> list[object]:
+        """What is stored."""
+        return [self.seed, self.columns, self.N, self.D]
 
     @property
     def widths(self) -> tuple[int, int]:
@@ -53,13 +59,29 @@ class Recipe:
                           _orthonormal(f"{self.seed}/{self.module}/in", self.D, L))  # fmt: skip
 
 
+class Derivation(Protocol):
+    """How one module's columns are found again."""
+
+    @property
+    def module(self) -> str: ...
+    @property
+    def N(self) -> int: ...
+    @property
+    def D(self) -> int: ...
+    @property
+    def widths(self) -> tuple[int, int]: ...
+    @property
+    def said(self) -> list[object]: ...
+    def make(self) -> Directions: ...
+
+
 class DerivedDirections(Directions):
     """All columns of a recipe, or those inside them that `inside` says: (columns x K, columns x L), orthonormal."""
 
-    recipe: Recipe
+    recipe: Derivation
     inside: Directions | None
 
-    def __init__(self, recipe: Recipe, inside: Directions | None = None):
+    def __init__(self, recipe: Derivation, inside: Directions | None = None):
         if inside is not None and (inside.out_NK.shape[0], inside.in_DL.shape[0]) != recipe.widths:
             raise AlgebraError(f"{recipe.module}: learned directions do not lie inside {recipe.widths} derived ones")
         self.__dict__.update(recipe=recipe, inside=inside)
@@ -73,11 +95,11 @@ class DerivedDirections(Directions):
         return Directions((self.inside.out_NK.T @ out_side).T, (self.inside.in_DL.T @ in_side).T)
 
     @property
-    def out_NK(self) -> Tensor:  # type: ignore[override]
+    def out_NK(self) -> Tensor:
         return self._columns.out_NK
 
     @property
-    def in_DL(self) -> Tensor:  # type: ignore[override]
+    def in_DL(self) -> Tensor:
         return self._columns.in_DL
 
     @property
@@ -100,6 +122,13 @@ class DerivedDirections(Directions):
         if inside is None:
             inside = Directions(*(torch.eye(width).to(M_out.device) for width in self.recipe.widths))
         return DerivedDirections(self.recipe, inside.turned(M_out, M_in))
+
+
+def check_size(module: str, columns: object, N: object, D: object) -> None:
+    """AlgebraError for a recipe that asks for what no layer has."""
+    bounds = ((columns, COLUMNS_MAX), (N, HEIGHT_MAX), (D, HEIGHT_MAX))
+    if not all(isinstance(n, int) and 0 < n <= most for n, most in bounds):
+        raise AlgebraError(f"{module}: {columns} derived columns of heights {N} and {D}")
 
 
 def derived_block(shapes: Mapping[str, tuple[int, int]], columns: int, seed: int) -> Block:

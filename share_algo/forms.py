@@ -24,7 +24,7 @@ from share_algo.certificate import ROUNDING, ErrorsReport
 from share_algo.errors import AlgebraError
 from share_algo.quantise import HEAD, reduced, restored
 from share_algo.subspace import FLOAT32, Result, Subspace, require_float32
-from share_algo.types import Basis, Coefficients
+from share_algo.types import Basis, Coefficients, Directions
 
 FORMS = (FLOAT32, "bfloat16", "int8")
 Form = Literal["float32", "bfloat16", "int8"]
@@ -74,7 +74,8 @@ def dequantise(subspace: Subspace) -> Subspace:
     """
     if subspace.form == FLOAT32:
         return subspace
-    block, maps = {}, {}
+    block: dict[str, Directions] = {}
+    maps: dict[str, dict[str, Tensor]] = {}
     for module in subspace.basis:
         maps[module] = {}
 

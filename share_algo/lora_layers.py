@@ -37,7 +37,10 @@ class Side:
     @property
     def constraint(self) -> InSubspace | None:
         """What computes it, while constrained."""
-        return self.owner.parametrizations[self.name][0] if parametrize.is_parametrized(self.owner, self.name) else None
+        if not parametrize.is_parametrized(self.owner, self.name):
+            return None
+        (constraint,) = self.owner.get_submodule(f"parametrizations.{self.name}").children()
+        return constraint if isinstance(constraint, InSubspace) else None
 
     def matrix(self) -> Tensor:
         """lora_B (N, R) or lora_A (R, D), as exactly as it is known: a constrained layer may round it."""
@@ -98,5 +101,5 @@ def _refuse(module: str, layer: LoraLayer, adapter_name: str) -> None:
         raise AlgebraError(f"{module}: lora_B has a bias, which LoRA factors alone do not hold")
     if isinstance(layer, ParamWrapper):
         raise AlgebraError(f"{module}: LoRA of bare parameters (target_parameters) can not be constrained or read")
-    if isinstance(layer, _ConvNd) and layer.get_base_layer().groups > 1:
+    if isinstance(layer, _ConvNd) and getattr(layer.get_base_layer(), "groups", 1) > 1:
         raise AlgebraError(f"{module}: a grouped convolution's update is block-diagonal, which B A is not")

@@ -96,6 +96,8 @@ def _more(old_NK: Tensor, P_KR: Tensor, rest_NR: Tensor, singular_R: Tensor) -> 
     again_KR, rest_NR = _projected(old_NK, rest_NR)
     left_NR, inner = torch.linalg.qr(rest_NR * singular_R.sqrt())
     new_NR = left_NR @ torch.linalg.svd(inner, full_matrices=False)[0]
+    # a column of which hardly anything was left is mostly the projections' rounding
+    new_NR = torch.linalg.qr(new_NR - (old_NK @ (old_NK.T @ new_NR.float())).double()).Q
     return P_KR + again_KR, new_NR, new_NR.T @ rest_NR
 
 

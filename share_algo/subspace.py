@@ -19,6 +19,7 @@ from share_algo.names import check_task_name
 from share_algo.types import Adapter, Basis, TaskEntry
 
 Report = TypeVar("Report")
+Value = TypeVar("Value")
 FLOAT32 = "float32"
 
 
@@ -83,12 +84,17 @@ class Subspace:
             *older, newest = self.tasks.groups
             tasks, certificates = tables((*older, newest.with_task(task, entry, certificate)))
             return self.but(tasks=tasks, certificates=certificates)
-        tasks = MappingProxyType({**self.tasks, task: entry})
-        return self.but(tasks=tasks, certificates=MappingProxyType({**self.certificates, task: certificate}))
+        return self.but(tasks=_with(self.tasks, task, entry), certificates=_with(self.certificates, task, certificate))
 
     def but(self, **changes: Any) -> Subspace:
         """This subspace with some fields replaced."""
         return Subspace(**{**self.__dict__, **changes})
+
+
+def _with(table: Mapping[str, Value], name: str, value: Value) -> Mapping[str, Value]:
+    """A copy with one more name. `|` copies tables at once; unpacking a proxy would look up each name."""
+    known = table if isinstance(table, dict | MappingProxyType) else dict(table)
+    return MappingProxyType(known | {name: value})
 
 
 @dataclass(frozen=True)

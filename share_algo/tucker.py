@@ -7,7 +7,7 @@ sum w C^T C, then improve one side at a time, HOOI). Cores stay factored, C_t = 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,10 +18,16 @@ from share_algo.types import Coefficients
 IMPROVEMENT_MIN = 1e-9
 """Stop when a round gains less than this part of all energy."""
 
+TASKS_AT_ONCE = 32
+"""So that what is computed on the way takes no memory that grows with the number of tasks."""
+
 
 @dataclass(frozen=True)
 class Cores:
-    """One module's cores of T tasks in float64, padded with zeros: core t = P_TKR[t] @ Q_TLR[t].T."""
+    """One module's cores of T tasks, padded with zeros: core t = P_TKR[t] @ Q_TLR[t].T.
+
+    Held as the tasks hold them, in float32; computed with in float64.
+    """
 
     P_TKR: Tensor
     Q_TLR: Tensor
@@ -30,25 +36,23 @@ class Cores:
     @staticmethod
     def of(each: Sequence[Coefficients], widths: tuple[int, int], weights: Sequence[float]) -> Cores:
         rank = max(c.P_KR.shape[1] for c in each)
-        like = torch.zeros(0, dtype=torch.float64, device=each[0].P_KR.device)
+        like = torch.zeros(0, dtype=each[0].P_KR.dtype, device=each[0].P_KR.device)
         P_TKR, Q_TLR = (like.new_zeros(len(each), width, rank) for width in widths)
         for t, c in enumerate(each):
             P_TKR[t, : c.P_KR.shape[0], : c.P_KR.shape[1]] = c.P_KR
             Q_TLR[t, : c.Q_LR.shape[0], : c.Q_LR.shape[1]] = c.Q_LR
-        return Cores(P_TKR, Q_TLR, like.new_tensor(list(weights)))
+        return Cores(P_TKR, Q_TLR, like.double().new_tensor(list(weights)))
 
     def lost_T(self, M_out: Tensor, M_in: Tensor) -> Tensor:
         """|| C_t - M_out M_out^T C_t M_in M_in^T ||_F for each task, from two orthogonal parts: nothing cancels."""
-        inside_P = M_out @ (M_out.T @ self.P_TKR)
-        outside_P, outside_Q = self.P_TKR - inside_P, self.Q_TLR - M_in @ (M_in.T @ self.Q_TLR)
-        return (_energy_T(outside_P, self.Q_TLR) + _energy_T(inside_P, outside_Q)).clamp(min=0).sqrt()
+        return torch.cat([_lost_T(P_TKR, Q_TLR, M_out, M_in) for P_TKR, Q_TLR in _few(self.P_TKR, self.Q_TLR)])
 
     def grams(self) -> tuple[Tensor, Tensor]:
         """sum w C C^T and sum w C^T C."""
         return _gram(self.P_TKR, self.Q_TLR, self.weight_T), _gram(self.Q_TLR, self.P_TKR, self.weight_T)
 
     def norm_T(self) -> Tensor:
-        return _energy_T(self.P_TKR, self.Q_TLR).clamp(min=0).sqrt()
+        return torch.cat([_energy_T(*few) for few in _few(self.P_TKR, self.Q_TLR)]).clamp(min=0).sqrt()
 
 
 def tucker(cores: Cores, k: int, width_in: int, rounds: int = 50) -> tuple[Tensor, Tensor]:
@@ -60,8 +64,8 @@ def tucker(cores: Cores, k: int, width_in: int, rounds: int = 50) -> tuple[Tenso
     total = float((cores.norm_T().square() * cores.weight_T).sum())
     before = -1.0
     for _ in range(max(1, rounds)):
-        M_out, _ = leading(_gram(cores.P_TKR, M_in.T @ cores.Q_TLR, cores.weight_T), k)
-        M_in, kept = leading(_gram(cores.Q_TLR, M_out.T @ cores.P_TKR, cores.weight_T), width_in)
+        M_out, _ = leading(_gram(cores.P_TKR, cores.Q_TLR, cores.weight_T, M_in), k)
+        M_in, kept = leading(_gram(cores.Q_TLR, cores.P_TKR, cores.weight_T, M_out), width_in)
         if kept - before <= IMPROVEMENT_MIN * total:
             break
         before = kept
@@ -82,7 +86,7 @@ def smallest(cores: Cores, allowed_T: Tensor, rounds: int = 50) -> tuple[Tensor,
         columns = tucker(cores, k, width_in, tried)
         if (cores.lost_T(*columns) <= allowed_T).all():
             return columns
-    return torch.eye(K).to(cores.P_TKR), torch.eye(L).to(cores.P_TKR)
+    return torch.eye(K).to(cores.weight_T), torch.eye(L).to(cores.weight_T)
 
 
 def _bisect(high: int, fits: Callable[[int], bool]) -> int:
@@ -94,12 +98,26 @@ def _bisect(high: int, fits: Callable[[int], bool]) -> int:
     return high
 
 
-def _gram(X_TKR: Tensor, Y_TLR: Tensor, weight_T: Tensor) -> Tensor:
-    """sum_t w_t X_t (Y_t^T Y_t) X_t^T, K x K."""
-    middle_TRR = (Y_TLR.mT @ Y_TLR) * weight_T[:, None, None]
-    wide = (X_TKR @ middle_TRR).transpose(0, 1).flatten(1)
-    gram = wide @ X_TKR.transpose(0, 1).flatten(1).T
+def _lost_T(P_TKR: Tensor, Q_TLR: Tensor, M_out: Tensor, M_in: Tensor) -> Tensor:
+    inside_P = M_out @ (M_out.T @ P_TKR)
+    outside_P, outside_Q = P_TKR - inside_P, Q_TLR - M_in @ (M_in.T @ Q_TLR)
+    return (_energy_T(outside_P, Q_TLR) + _energy_T(inside_P, outside_Q)).clamp(min=0).sqrt()
+
+
+def _gram(X_TKR: Tensor, Y_TLR: Tensor, weight_T: Tensor, inside: Tensor | None = None) -> Tensor:
+    """sum_t w_t X_t (Y_t^T Y_t) X_t^T, K x K; of Y what lies inside the columns, where there are some."""
+    gram = torch.zeros(X_TKR.shape[1], X_TKR.shape[1]).to(weight_T)
+    for X, Y, weight in _few(X_TKR, Y_TLR, weight_T):
+        Y = Y if inside is None else inside.T @ Y
+        wide = (X @ ((Y.mT @ Y) * weight[:, None, None])).transpose(0, 1).flatten(1)
+        gram += wide @ X.transpose(0, 1).flatten(1).T
     return (gram + gram.T) / 2
+
+
+def _few(*each: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """The same tensors for a few tasks after another, in float64."""
+    for few in zip(*(x.split(TASKS_AT_ONCE) for x in each), strict=True):
+        yield tuple(x.double() for x in few)
 
 
 def leading(gram: Tensor, size: int) -> tuple[Tensor, float]:

@@ -84,15 +84,21 @@ def test_basis_stays_orthonormal_when_each_newcomer_brings_almost_nothing_new():
     assert made.basis.widths()["m"][0] > 8 and orthonormality(made) < 1e-6
 
 
+def test_basis_stays_orthonormal_when_hardly_anything_of_a_newcomers_column_is_new():
+    """Two adapters of rank 5 fill ten dimensions: of the last column next to nothing may be left beside the first."""
+    for seed in range(200):
+        assert orthonormality(subspace([adapter(seed, 5), adapter(seed + 1, 5)])) < 1e-6
+
+
 @settings(max_examples=20, deadline=None)
-@given(seeds, ranks)
-def test_rotated_factors_of_the_same_update_give_the_same_subspace(seed, rank):
+@given(seeds, ranks, st.sampled_from([FULL, 0.2]))
+def test_rotated_factors_of_the_same_update_give_the_same_subspace(seed, rank, tolerance):
     """Gauge: (B G, G^-1 A) is the same update."""
     one = adapter(seed, rank)
     G = torch.linalg.qr(torch.randn(rank, rank, generator=torch.Generator().manual_seed(seed)).double()).Q
     G = G * torch.logspace(-1, 1, rank, dtype=torch.float64)
     turned = {m: Factors(f.B_NR.double() @ G, torch.linalg.inv(G) @ f.A_RD.double()) for m, f in one.factors.items()}
-    first, second = subspace([one]), subspace([Adapter(turned)])
+    first, second = subspace([one], tolerance), subspace([Adapter(turned)], tolerance)
     assert first.basis.widths() == second.basis.widths()
     assert relative_error(first.adapter("t0"), second.adapter("t0")) < 1e-6
     for module in SHAPES:
@@ -137,6 +143,43 @@ def test_old_columns_are_used_before_new_ones_are_bought():
     mixed = {m: Factors(one.factors[m].B_NR @ torch.ones(3, 3).tril(), two.factors[m].A_RD) for m in one.factors}
     result = merge(subspace([one, two]), "mixed", Adapter(mixed))
     assert result.report.new_directions == (0, 0) and result.report.relative_error < 1e-5
+
+
+@settings(max_examples=15, deadline=None)
+@given(seeds, tolerances, st.sampled_from([0.3, 0.9, 1.05, 1.5]))
+def test_what_the_basis_holds_is_kept_within_the_tolerance_and_truly_claimed(seed, tolerance, outside):
+    """Three modules of one shape and one more; of each a part of about `outside` tolerances lies beside the basis."""
+    shapes = {"a": (24, 20), "b": (24, 20), "c": (24, 20), "d": (18, 22)}
+    made, g = subspace([adapter(seed + i, 3, shapes) for i in range(3)]), torch.Generator().manual_seed(seed)
+    factors = {}
+    for module, old in ((m, made.basis[m]) for m in shapes):
+        B = old.out_NK @ torch.randn(old.out_NK.shape[1], 2, generator=g)
+        A = (old.in_DL @ torch.randn(old.in_DL.shape[1], 2, generator=g)).T
+        beside = torch.randn(B.shape, generator=g)
+        beside = beside - old.out_NK @ (old.out_NK.T @ beside)
+        beside *= outside * tolerance * (B @ A).norm() / (beside @ A).norm()
+        factors[module] = Factors(B + beside, A)
+    one = Adapter(factors)
+    result = merge(made, "x", one, tolerance=tolerance)
+    measured = relative_error(one, result.subspace.adapter("x"))
+    assert result.report.relative_error == pytest.approx(measured, rel=1e-6, abs=1e-9)
+    assert all(m.relative_error <= tolerance * 1.001 for m in result.report.modules.values())
+    assert all((m.new_out > 0) == (outside > 1.01) for m in result.report.modules.values())
+
+
+def test_what_the_basis_holds_gets_the_smallest_rank_that_the_tolerance_allows():
+    made = subspace([adapter(1, 4, {"m": (30, 20)})])
+    f = made.adapter("t0").factors["m"]
+    U, S, V = torch.linalg.svd(f.delta_ND().double(), full_matrices=False)
+    S = torch.tensor([1.0, 0.5, 0.04, 0.02]).double()
+    one = Adapter({"m": Factors(U[:, :4] * S, V[:4])})
+    for tolerance, rank in ((1e-5, 4), (0.025, 3), (0.06, 2)):
+        result = merge(made, "x", one, tolerance=tolerance)
+        assert result.subspace.tasks["x"].coefficients["m"].P_KR.shape[1] == rank
+        assert result.report.new_directions == (0, 0) and result.report.relative_error <= tolerance
+        assert result.report.relative_error == pytest.approx(
+            relative_error(one, result.subspace.adapter("x")), rel=1e-6, abs=1e-9
+        )
 
 
 def test_tasks_may_have_other_ranks_and_other_modules():

@@ -61,6 +61,19 @@ def test_extreme_scales_are_kept_or_refused_never_turned_into_nonsense(value):
     assert torch.allclose(read.B_NR.double() @ read.A_RD.double(), true, rtol=1e-5)
 
 
+def test_finite_numbers_with_a_sum_that_overflows_are_kept():
+    one = Adapter({"m": Factors(torch.full((4, 1), 3e38), torch.full((1, 3), 1e-20))})
+    read = merge(Subspace.empty(), "a", one).subspace.adapter("a").factors["m"]
+    assert torch.allclose(read.delta_ND(), one.factors["m"].delta_ND(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("value", [1e200, 1e160, 3e38])
+def test_update_whose_product_no_float_holds_is_refused_with_the_module(value):
+    wide = torch.full((4, 1), value, dtype=torch.float64), torch.full((1, 3), value, dtype=torch.float64)
+    with pytest.raises(AlgebraError, match=r"m: .*too large"):
+        merge(Subspace.empty(), "a", Adapter({"m": Factors(*wide)}))
+
+
 BAD_NAMES = ["../../evil", "org/a", "", ".", "..", "a\\b", "a b", "-rm", "a\n", "a\0", "ä", "x" * 101, "C:evil", None]
 
 

@@ -1,0 +1,115 @@
+"""Directions that everybody derives from the base model: leading singular vectors of a frozen weight W0.
+
+Kept are a fingerprint of W0 and the number of columns, whatever the model's width; whoever reads them must have W0 (see
+`with_weights`), and another W0 is refused. Singular vectors are the same everywhere, to float64's rounding, only where
+their values differ: where two are too close to be told apart, deriving is refused. Order: falling values. Sign: the
+largest entry of each out vector is positive. Learned directions may lie inside them, as inside random ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from share_algo.derived import DerivedDirections, check_size
+from share_algo.errors import AlgebraError
+from share_algo.subspace import Subspace
+from share_algo.types import Basis, Block, Directions
+
+FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+GAP_MIN = 1e-9
+"""Least difference of neighbouring singular values, relative to the largest: vectors then agree to about 1e-6."""
+
+
+@dataclass(frozen=True)
+class WeightRecipe:
+    """The `columns` leading singular vectors a side of the weight with this fingerprint, as far as it is at hand."""
+
+    module: str
+    fingerprint: str
+    columns: int
+    N: int
+    D: int
+    weight_ND: Tensor | None = field(default=None, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        check_size(self.module, self.columns, self.N, self.D)
+        if not isinstance(self.fingerprint, str) or not FINGERPRINT.fullmatch(self.fingerprint):
+            raise AlgebraError(f"{self.module}: {str(self.fingerprint)[:80]!r} is no fingerprint of a weight")
+
+    @property
+    def said(self) -> list[object]:
+        """What is stored."""
+        return [self.fingerprint, self.columns, self.N, self.D]
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        return min(self.columns, self.N, self.D), min(self.columns, self.N, self.D)
+
+    def make(self) -> Directions:
+        """Cost: a singular value decomposition of W0 in float64, about 20 N D min(N, D)."""
+        if self.weight_ND is None:
+            raise AlgebraError(
+                f"{self.module}: its directions are derived from the base model's weight: share_algo.with_weights"
+            )
+        U, S, Vh = torch.linalg.svd(self.weight_ND.detach().double().cpu(), full_matrices=False)
+        k = self.widths[0]
+        falls = S[:k] - torch.cat([S, S.new_zeros(1)])[1 : k + 1]
+        if not S[0] > 0 or bool((falls <= GAP_MIN * S[0]).any()):
+            raise AlgebraError(f"{self.module}: singular values of the base weight are too close to tell vectors apart")
+        sign = U[:, :k].gather(0, U[:, :k].abs().argmax(0, keepdim=True)).sign()
+        return Directions(_columns(U[:, :k] * sign), _columns(Vh[:k].T * sign))
+
+    def with_weight(self, weight: Tensor) -> WeightRecipe:
+        """AlgebraError for another weight than the one it was derived from."""
+        whole = weight.flatten(1)
+        if whole.shape != (self.N, self.D) or fingerprint(whole) != self.fingerprint:
+            raise AlgebraError(f"{self.module}: this is not the base model's weight that its directions come from")
+        return replace(self, weight_ND=whole)
+
+
+def fingerprint(weight: Tensor) -> str:
+    """SHA-256 of type, shape and numbers: a model in another precision has other singular vectors, a little."""
+    numbers = weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+    return hashlib.sha256(f"{weight.dtype} {tuple(weight.shape)} ".encode() + numbers.tobytes()).hexdigest()
+
+
+def weight_block(weights: Mapping[str, Tensor], columns: int) -> Block:
+    """`columns` leading singular vectors a side of each module's W0 (N, D), at most min(N, D).
+
+    More dimensions (a convolution's) count as D. Computed when first looked at. AlgebraError names a module.
+    """
+    block: dict[str, Directions] = {}
+    for module, weight in weights.items():
+        if weight.ndim < 2 or not weight.is_floating_point() or not weight.isfinite().all():
+            raise AlgebraError(f"{module}: a base weight is a finite floating-point matrix")
+        whole = weight.flatten(1)
+        N, D = whole.shape
+        block[module] = DerivedDirections(WeightRecipe(module, fingerprint(whole), columns, N, D, whole))
+    return block
+
+
+def with_weights(subspace: Subspace, weights: Mapping[str, Tensor]) -> Subspace:
+    """The same subspace, able to read what is derived from `weights`; each is checked. Modules not named stay as they
+    are. Cost: a hash of each weight that is needed."""
+    known = cache(lambda recipe: recipe.with_weight(weights[recipe.module]))
+
+    def given(directions: Directions) -> Directions:
+        recipe = getattr(directions, "recipe", None)
+        if not isinstance(recipe, WeightRecipe) or recipe.module not in weights:
+            return directions
+        return DerivedDirections(known(recipe), directions.inside)  # type: ignore[attr-defined]
+
+    blocks = tuple({module: given(d) for module, d in block.items()} for block in subspace.basis.blocks)
+    return subspace.but(basis=Basis(blocks))
+
+
+def _columns(wide_NK: Tensor) -> Tensor:
+    """Each column contiguous in memory, as everywhere in a basis."""
+    return wide_NK.T.float().contiguous().T
