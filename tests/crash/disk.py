@@ -39,7 +39,7 @@ class Disk:
             yield
             self._note_sync(path)
             return
-        undo = _undo(step, path, to)
+        undo = self._undo(step, path, to)
         yield
         self.pending.append((to.parent, undo))
 
@@ -64,37 +64,40 @@ class Disk:
         status = file.stat()
         return self.synced.get(status.st_ino) == (status.st_size, status.st_mtime_ns)
 
+    def _undo(self, step: str, path: Path, to: Path) -> Callable[[], None]:
+        """How what is about to happen is taken back."""
+        if step in ("rename", "replace"):
+            return _both(lambda: to.exists() and path.parent.is_dir() and to.rename(path), self._as_it_is(to))
+        if step == "unlink":
+            return self._as_it_is(path)
+        if step == "mkdir":
+            return lambda: shutil.rmtree(path, ignore_errors=True)
+        return lambda: path.mkdir(parents=True, exist_ok=True)
+
+    def _as_it_is(self, file: Path) -> Callable[[], None]:
+        """Makes a file again what it is now; one that is synced is so again."""
+        if not file.is_file():
+            return lambda: None
+        content, synced = file.read_bytes(), self._is_synced(file)
+
+        def again() -> None:
+            if file.parent.is_dir():
+                file.write_bytes(content)
+                if synced:
+                    self._note_sync(file)
+
+        return again
+
+
+def _both(first: Callable[[], object], second: Callable[[], None]) -> Callable[[], None]:
+    def both() -> None:
+        first()
+        second()
+
+    return both
+
 
 def _damage(file: Path, rng: Random) -> None:
     content = file.read_bytes()
     left = rng.choice((0, rng.randint(0, len(content)), len(content)))
     file.write_bytes(rng.choice((content[:left], content[:left].ljust(len(content), b"\0"))))
-
-
-def _undo(step: str, path: Path, to: Path) -> Callable[[], None]:
-    """How what is about to happen is taken back."""
-    if step in ("rename", "replace"):
-        return _renamed_back(path, to, to.read_bytes() if to.is_file() else None)
-    if step == "unlink":
-        return _written_again(path, path.read_bytes() if path.is_file() else None)
-    if step == "mkdir":
-        return lambda: shutil.rmtree(path, ignore_errors=True)
-    return lambda: path.mkdir(parents=True, exist_ok=True)
-
-
-def _renamed_back(path: Path, to: Path, before: bytes | None) -> Callable[[], None]:
-    def back() -> None:
-        if to.exists() and path.parent.is_dir():
-            to.rename(path)
-            if before is not None:
-                to.write_bytes(before)
-
-    return back
-
-
-def _written_again(path: Path, content: bytes | None) -> Callable[[], None]:
-    def again() -> None:
-        if content is not None and path.parent.is_dir():
-            path.write_bytes(content)
-
-    return again

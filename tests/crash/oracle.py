@@ -40,7 +40,15 @@ def check(world: World) -> dict[str, int]:
     _blobs(world, here)
     checked = sum(_contents(world, here, version, alive[version.version]) for version in versions if not version.gone)
     _outboxes(world)
-    return {"updates": len(world.parcels), "entries": len(entries), "versions": len(versions), "tasks read": checked}
+    kinds = [record.kind for version in versions for record in version.records]
+    return {
+        "updates": len(world.parcels),
+        "entries": len(entries),
+        "versions": len(versions),
+        "versions taken back": kinds.count(pb.VERSION_KIND_ROLLBACK) + kinds.count(pb.VERSION_KIND_FORGET),
+        "versions erased": sum(bool(version.gone) for version in versions),
+        "tasks read": checked,
+    }
 
 
 def _journal(entries: Entries) -> None:

@@ -56,6 +56,7 @@ class Faults:
     """reached, crashed: how often each point. dead: sides that have crashed, whose code may do nothing any more."""
 
     on_crash: Callable[[str, str, str], None] = lambda side, kind, point: None
+    on_full: Callable[[], None] = lambda: None
     torn_commit: Callable[[], bytes] = bytes
     tear: Callable[[bytes], None] = lambda before: None
     reached: Counter[str] = field(default_factory=Counter)
@@ -94,6 +95,7 @@ class Faults:
         self.due = None
         self.crashed[name] += 1
         if kind == DISK_FULL:
+            self.on_full()
             raise _no_room("commit" in what)
         self.dead.add(side)
         self.on_crash(side, kind, name)

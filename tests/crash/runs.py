@@ -75,6 +75,7 @@ class World:
             (self.folder / f"w{n}").mkdir()
             self.tasks[f"w{n}"] = "shared" if self.rng.random() < 0.3 else f"task-{n}"
         self.faults.on_crash, self.faults.torn_commit = self._on_crash, lambda: log_of(self.folder / "home")
+        self.faults.on_full = lambda: self._count(DISK_FULL)
         self.faults.tear = lambda before: self._database.tear(before, self.rng)
 
     # ---- what happens ----
