@@ -184,7 +184,7 @@ class Life:
         if verdict.outcome != pb.OUTCOME_MERGED:
             self.home.set_aside(parcel)
             raise Refusal(f"update {parcel.header.update_id} was received but is not in a version: {verdict.reason}")
-        self._evaluate(verdict.version, parcel.header.metrics, parcel.trained_logits())
+        self._evaluate_if_there(verdict.version, parcel.header.metrics, parcel.trained_logits())
         self.home.outbox.done(parcel)
 
     def _verdict(self, receipt: pb.Receipt | pb.Verdict) -> pb.Verdict:
@@ -208,10 +208,12 @@ class Life:
                 self._now("watching")
                 self.watcher.wait(lambda n, seen=newest: n.version > seen, POLL_SECONDS)
 
-    def _evaluate_if_there(self, version: int) -> None:
-        """A version may be without this task: it was rolled back or forgotten."""
+    def _evaluate_if_there(
+        self, version: int, measured: dict[str, float] | None = None, trained: Tensor | None = None
+    ) -> None:
+        """A version may be without this task, or may be gone: it was rolled back, forgotten or erased."""
         try:
-            self._evaluate(version)
+            self._evaluate(version, measured, trained)
         except Refusal as refusal:
             self._now(version=version, accuracy=None, detail=str(refusal))
 

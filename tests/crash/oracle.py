@@ -67,7 +67,7 @@ def _nothing_lost(world: World, entries: Entries) -> None:
     for update_id in world.told:
         assert update_id in journaled, f"{update_id} has a receipt and is lost"
     for update_id in world.parcels:
-        kept = list(world.folder.glob(f"*/home/refused/{update_id}/header.json"))
+        kept = list(world.folder.glob(f"**/refused/{update_id}/header.json"))
         assert update_id in journaled or kept, f"{update_id} was finished and is lost"
 
 
@@ -107,13 +107,8 @@ def _alive(world: World, entries: Entries, versions: list[Version]) -> dict[int,
 
 
 def _is_of(world: World, update_id: str, forget: pb.Forget) -> bool:
-    made = _made(world, update_id)
+    made = world.made_of(update_id)
     return made.task == forget.task if forget.task else made.worker == forget.worker
-
-
-def _made(world: World, update_id: str):  # type: ignore[no-untyped-def]
-    [digest] = {r[0].header.digest for r in world.sent if r[0].header.update_id == update_id}
-    return world.made_by_digest[digest]
 
 
 def _verdicts(entries: Entries, versions: list[Version], alive: dict[int, list[str]]) -> None:
@@ -147,13 +142,13 @@ def _blobs(world: World, here) -> None:  # type: ignore[no-untyped-def]
 
 def _contents(world: World, here, version: Version, alive: list[str]) -> int:  # type: ignore[no-untyped-def]
     """Every task of the version is the function of its newest update; there is no other."""
-    expected = {_made(world, update_id).task: update_id for update_id in alive}
+    expected = {world.made_of(update_id).task: update_id for update_id in alive}
     request = pb.FetchRequest(version=version.version, every_task=True)
     manifest = views.manifest(here.catalog, request)
     assert [t.task for t in manifest.tasks] == sorted(expected), f"version {version.version} holds other tasks"
     blobs = {name: here.home.blobs.path(name).read_bytes() for name in _names(manifest)}
     for task, update_id in expected.items():
-        wanted = dense_adapter(_made(world, update_id).adapter)
+        wanted = dense_adapter(world.made_of(update_id).adapter)
         error = relative_error(wanted, dense(manifest, blobs, task))
         assert error < KEPT_IS_SENT, f"version {version.version}: {task} is off by {error:.1e}"
     return len(expected)
@@ -165,5 +160,4 @@ def _names(manifest: pb.Manifest) -> Iterator[str]:
 
 
 def _outboxes(world: World) -> None:
-    left = [str(path) for worker in world.tasks for path in world._outbox(worker)]
-    assert left == [], "something is left in an outbox"
+    assert world.outboxes() == [], "something is left in an outbox"

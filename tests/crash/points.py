@@ -29,6 +29,8 @@ from .disk import Disk, path_of
 
 COORDINATOR, WORKERS = "coordinator", "workers"
 STEPS = ("fsync", "rename", "replace", "unlink", "mkdir", "rmdir")
+HELPERS = ("write", "sync_folder", "make_folder")
+"""Functions that say nothing about whose step it is."""
 NEEDS_ROOM = re.compile("before (fsync|rename|replace|mkdir|commit)")
 KILL, POWER_CUT, DISK_FULL = "kill", "power cut", "disk full"
 
@@ -181,12 +183,13 @@ def place(frame: FrameType | None) -> Place | None:
 
 
 def _is_public(name: str) -> bool:
-    return name in ("__init__", "__enter__", "__exit__") or not name.startswith(("_", "<"))
+    return name in ("__init__", "__enter__") or not (name.startswith(("_", "<")) or name in HELPERS)
 
 
 def common(path: Path) -> str:
     """A file's name, without what differs from one to the next."""
     name = re.sub(r"[0-9a-f]{32,64}", "*", path.name)
+    name = re.sub(r"^(\d+|w\d+)$", "*", name)  # the folder of a run, or of a worker
     return re.sub(r"^tmp[a-z0-9_]+\.part$", "*.part", name)
 
 

@@ -23,6 +23,7 @@ from share_algo import Adapter
 from workers.errors import CoordinatorAway, WorkerError
 from workers.outbox import Parcel
 
+from .disk import Disk
 from .here import Answered, Database, Here, Stuck, copy_home, log_of
 from .points import COORDINATOR, DISK_FULL, KILL, POWER_CUT, WORKERS, Crash, Due, Faults
 from .short import HereWatcher, ShortLife
@@ -106,7 +107,7 @@ class World:
         for _ in range(DRAIN_ROUNDS_MAX):
             for worker in self.tasks:
                 self._live(worker)
-            if not any(self._outbox(worker) for worker in self.tasks) and not any(self.todo.values()):
+            if not self.outboxes() and not any(self.todo.values()):
                 break
         else:
             raise Stuck(f"{DRAIN_ROUNDS_MAX} lives each, and something is left to deliver: {self.last_refusal}")
@@ -322,6 +323,14 @@ class World:
     def _home(self, worker: str) -> Path:
         return self.folder / worker / "home"
 
+    def made_of(self, update_id: str) -> Made:
+        """What an update taught, by what was sent for it."""
+        [digest] = {r[0].header.digest for r in self.sent if r[0].header.update_id == update_id}
+        return self.made_by_digest[digest]
+
+    def outboxes(self) -> list[Path]:
+        return [path for worker in self.tasks for path in self._outbox(worker)]
+
     def _outbox(self, worker: str) -> list[Path]:
         outbox = self._home(worker) / "outbox"
         return list(outbox.iterdir()) if outbox.exists() else []
@@ -340,6 +349,7 @@ class World:
 def run(seed: int, template: Path, folder: Path, faults: Faults, loop: asyncio.AbstractEventLoop, target: str) -> World:
     """Raises AssertionError, or whatever else went wrong."""
     copy_home(template, folder / "home")
+    faults.disk = Disk()
     world = World(folder, seed, faults, loop, target)
     with clock(world), patch.object(workers.life, "Watcher", HereWatcher), faults.installed():
         try:

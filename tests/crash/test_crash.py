@@ -6,7 +6,7 @@ import pytest
 
 from .campaign import Campaign, campaign
 
-RUNS = 240
+RUNS = 150
 FIRST = 1_000_000
 
 ESSENTIAL = (
