@@ -22,6 +22,7 @@ from coordinator.errors import CoordinatorError, Refused
 from coordinator.history import History
 from coordinator.journal import Position
 from coordinator.reversal import Reversal
+from coordinator.soundness import newest_sound
 from coordinator.sweep import sweep_if_wanted
 from coordinator.transition import Skipped, State, step
 from coordinator.verdicts import Ruling
@@ -38,10 +39,11 @@ IDLE_SECONDS_MAX = 5.0
 
 @dataclass(frozen=True)
 class Announcement:
-    """The newest visible version, and how far the journal is consumed."""
+    """The newest visible version, and how far the journal is consumed. waiting: why nothing is merged just now."""
 
     head: Version
     consumed: int
+    waiting: str = ""
 
 
 class Integrator:
@@ -54,14 +56,20 @@ class Integrator:
     ):
         self._spec, self._engine, self._history, self._announce = spec, engine, history, announce
         self._reversal = Reversal(spec, history)
-        self._resume()
+        self._waiting = ""
+        try:
+            self._resume()
+        except CoordinatorError as error:  # a blob of the head is damaged: what came before it is served meanwhile
+            self._head, self._consumed = newest_sound(history), history.journal.consumed()
+            self._waiting = str(error)
+            log.error("version %d is served, nothing is merged: %s", self._head.version, error)
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="integrate")
 
     @property
     def announcement(self) -> Announcement:
-        return Announcement(self._head, self._consumed)
+        return Announcement(self._head, self._consumed, self._waiting)
 
     def start(self) -> None:
         self._thread.start()
@@ -78,28 +86,34 @@ class Integrator:
             self._thread.join()
 
     def _run(self) -> None:
-        sure = True
+        sure = not self._waiting
         while not self._stopping.is_set():
             self._wake.clear()
             try:
                 if not sure:
                     self._resume()
+                    self._now_waiting("")
                 sure, worked = True, self._next()
             except (OSError, SQLAlchemyError, CoordinatorError) as error:
                 log.error("cannot store a version (%s): trying again every %g s", error, RETRY_SECONDS)
                 sure = False  # whether the commit came through: the disk will say
+                self._now_waiting(str(error).splitlines()[0])
                 self._stopping.wait(RETRY_SECONDS)
                 continue
             if not worked:
                 self._wake.wait(IDLE_SECONDS_MAX)
 
+    def _now_waiting(self, why: str) -> None:
+        self._waiting = why
+        self._announce(self.announcement)
+
     def _resume(self) -> None:
         """Go on from what is on disk, which is the truth."""
         self._history.bases.forget()
         sweep_if_wanted(self._engine, self._history.blobs)
-        self._head = self._history.catalog.head()
-        self._consumed = self._history.journal.consumed()
-        self._state = State(self._head.version, self._history.bases.at(self._head))
+        head = self._history.catalog.head()
+        self._state = State(head.version, self._history.bases.at(head))
+        self._head, self._consumed = head, self._history.journal.consumed()
         self._history.bases.remember(self._head, self._state.basis)
 
     def _next(self) -> bool:
