@@ -6,10 +6,12 @@ import logging
 import multiprocessing
 import os
 import shutil
+import signal
 import tempfile
 import traceback
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -60,10 +62,11 @@ def campaign(seeds: Iterable[int], jobs: int = 1, folder: str | None = None) -> 
     seeds = list(seeds)
     batches = [(seeds[n : n + BATCH], folder) for n in range(0, len(seeds), BATCH)]
     found = Campaign()
-    for part in track(_done(batches, jobs), "crashing", total=len(batches), disable=len(batches) < 2):
-        found.add(part)
-        if len(found.failed) >= SHOWN_MAX:
-            break
+    with suppress(KeyboardInterrupt):  # what was found until then is told
+        for part in track(_done(batches, jobs), "crashing", total=len(batches), disable=len(batches) < 2):
+            found.add(part)
+            if len(found.failed) >= SHOWN_MAX:
+                break
     return found
 
 
@@ -71,7 +74,8 @@ def _done(batches: list[tuple[list[int], str | None]], jobs: int) -> Iterator[Ca
     if jobs == 1 or len(batches) == 1:
         yield from map(_batch, batches)
         return
-    with multiprocessing.get_context("spawn").Pool(min(jobs, len(batches))) as pool:
+    deaf = (signal.SIGINT, signal.SIG_IGN)
+    with multiprocessing.get_context("spawn").Pool(min(jobs, len(batches)), signal.signal, deaf) as pool:
         yield from pool.imap_unordered(_batch, batches)
 
 
