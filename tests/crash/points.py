@@ -31,7 +31,8 @@ COORDINATOR, WORKERS = "coordinator", "workers"
 STEPS = ("fsync", "rename", "replace", "unlink", "mkdir", "rmdir")
 HELPERS = ("write", "sync_folder", "make_folder")
 """Functions that say nothing about whose step it is."""
-NEEDS_ROOM = re.compile("before (fsync|rename|replace|mkdir|commit)")
+NEEDS_ROOM = re.compile("before (fsync|rename|replace|mkdir|commit)|after commit")
+"""Where a full disk shows. After a commit: it came through, and whoever made it is told that it did not."""
 KILL, POWER_CUT, DISK_FULL = "kill", "power cut", "disk full"
 
 

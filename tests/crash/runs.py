@@ -33,6 +33,8 @@ DRAIN_ROUNDS_MAX = 12
 DEPTH_MAX = 2
 """While one worker waits another may wait."""
 ENTRIES_MAX = 200
+STEPS_MAX = 40
+"""A life of a worker has so many durable steps."""
 
 
 @dataclass(frozen=True)
@@ -92,16 +94,16 @@ class World:
     def _actions(self) -> list[tuple[Callable[[], None], int]]:
         return [
             (self._live_one, 8), (self._integrate, 4), (self._send_again, 3), (self._order, 2),
-            (self._jump, 1), (self._twin, 1), (self._restart, 1),
+            (self._jump, 1), (self._twin, 1), (self._restart, 1), (self._outage, 2),
         ]  # fmt: skip
 
     def _arm(self) -> None:
-        if self.target and self.rng.random() < 0.5:
+        if self.target and self.rng.random() < 0.3:
             self.faults.due = Due(self.rng.choice((KILL, POWER_CUT)), point=self.target)
-        elif self.rng.random() < 0.7:
+        elif self.rng.random() < 0.8:
             kind = self.rng.choice((KILL, KILL, POWER_CUT, DISK_FULL))
             side = self.rng.choice((COORDINATOR, COORDINATOR, WORKERS))
-            self.faults.due = Due(kind, self.rng.randint(1, 20), side=side)
+            self.faults.due = Due(kind, self.rng.randint(1, STEPS_MAX), side=side)
 
     def _drain(self) -> None:
         for _ in range(DRAIN_ROUNDS_MAX):
@@ -179,6 +181,16 @@ class World:
         if self.here:
             self.here.close()
             self.here = None
+
+    def _outage(self) -> None:
+        """Somebody's machine loses power while it does nothing."""
+        self._kind = POWER_CUT
+        self._count(POWER_CUT)
+        if self.rng.random() < 0.7:
+            self._bury_worker(self.rng.choice(list(self.tasks)))
+        else:
+            self._database = Database(self.folder / "home")
+            self._bury_coordinator()
 
     # ---- what workers ask ----
 
