@@ -46,7 +46,7 @@ class Crash(BaseException):
 
 @dataclass
 class Due:
-    """After so many points more, or when it comes to the point of that name."""
+    """After so many points more of a side, or (an aim) when it comes to the point of that name."""
 
     kind: str
     steps: int = 0
@@ -66,6 +66,7 @@ class Faults:
     crashed: Counter[str] = field(default_factory=Counter)
     dead: set[str] = field(default_factory=set)
     due: Due | None = None
+    aim: Due | None = None
     disk: Disk = field(default_factory=Disk)
 
     @contextmanager
@@ -83,10 +84,11 @@ class Faults:
             self._happen(name, where.side, what)
 
     def _is_due(self, name: str, side: str) -> bool:
-        if self.due is None or (self.due.side and side != self.due.side):
+        if self.aim and name == self.aim.point:
+            self.due, self.aim = self.aim, None
+            return True
+        if self.due is None or self.due.side != side:
             return False
-        if self.due.point:
-            return name == self.due.point
         self.due.steps -= 1
         return self.due.steps <= 0
 
@@ -142,7 +144,7 @@ class Faults:
         """A crash inside the commit: some of its pages are on the disk."""
         name = f"{where.side}: {where.function}, inside commit"
         self.reached[name] += 1
-        if self.due is None or self.due.kind == DISK_FULL or not self._is_due(name, where.side):
+        if not self._is_due(name, where.side) or (self.due and self.due.kind == DISK_FULL):
             return None
         before = self.torn_commit()
 

@@ -88,7 +88,8 @@ class World:
         for _ in range(self.rng.randint(6, 16)):
             self._arm()
             self.rng.choices(*zip(*self._actions(), strict=True))[0]()
-        self.faults.due, self.quiet, self.clock = None, True, 0.0
+        self.faults.due = self.faults.aim = None
+        self.quiet, self.clock = True, 0.0
         self._drain()
 
     def _actions(self) -> list[tuple[Callable[[], None], int]]:
@@ -99,8 +100,8 @@ class World:
 
     def _arm(self) -> None:
         if self.target and self.rng.random() < 0.3:
-            self.faults.due = Due(self.rng.choice((KILL, POWER_CUT)), point=self.target)
-        elif self.rng.random() < 0.8:
+            self.faults.aim = Due(self.rng.choice((KILL, POWER_CUT, DISK_FULL)), point=self.target)
+        if self.rng.random() < 0.8:
             kind = self.rng.choice((KILL, KILL, POWER_CUT, DISK_FULL))
             side = self.rng.choice((COORDINATOR, COORDINATOR, WORKERS))
             self.faults.due = Due(kind, self.rng.randint(1, STEPS_MAX), side=side)
@@ -367,7 +368,7 @@ def run(seed: int, template: Path, folder: Path, faults: Faults, loop: asyncio.A
         try:
             world.run()
         finally:
-            faults.due = None
+            faults.due = faults.aim = None
             faults.dead.clear()
         return world
 
