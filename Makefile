@@ -19,7 +19,7 @@ PROTOC  := .venv-protos/bin/python -m grpc_tools.protoc -I .
 PROTOC_PACKAGES := grpcio-tools==1.71.2 'setuptools<81'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test mutations ready lint types format protos protos-check protos-compare lock clean python-check
+.PHONY: help demo test crash mutations ready lint types format protos protos-check protos-compare lock clean python-check
 
 help:  ## Print this list
 	@echo "usage: make TARGET [ARGS=...]"
@@ -30,6 +30,9 @@ demo: ready  ## Run the demo, with all set-up
 
 test: ready protos-check lint  ## Check generated code and style, then run the tests, with all set-up
 	$(BIN)/python -m pytest $(ARGS)
+
+crash: ready  ## Kill the walk at every durable step, 10,000 times (ARGS="--runs N", "--processes --kills N")
+	$(BIN)/python -m tests.crash $(ARGS)
 
 mutations: ready  ## Break the code in one place at a time: are the breaks caught? (ARGS="--only NAME")
 	$(BIN)/python -m tests.mutations $(ARGS)

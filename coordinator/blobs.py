@@ -26,6 +26,7 @@ class Blobs:
         self._arriving = folder.with_name(f"{folder.name}-arriving")
         for needed in (folder, self._arriving):
             needed.mkdir(parents=True, exist_ok=True)
+        sync_folder(folder.parent)
         for torn in self._arriving.iterdir():  # a folder of its own: nothing here looks at every blob there is
             torn.unlink()
 
@@ -37,6 +38,7 @@ class Blobs:
         digest = digest_of(blob)
         path = self.path(digest)
         if path.exists() and digest_of(path.read_bytes()) == digest:
+            self._sync(None)  # whoever renamed it may not have come so far
             return digest
         handle, part = tempfile.mkstemp(suffix=".part", dir=self._arriving)
         try:
@@ -100,9 +102,14 @@ class Blobs:
 
     def _sync_folder(self, waiting: Sequence[None]) -> Sequence[None]:
         """The names of all who wait are on disk: once for all of them."""
-        handle = os.open(self.folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        sync_folder(self.folder)
         return waiting
+
+
+def sync_folder(folder: Path) -> None:
+    """The names in it are on disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -16,6 +16,10 @@ class Broadcast:
         self._changed = asyncio.Event()
         self._closed = False
 
+    @property
+    def newest(self) -> Announcement:
+        return self._newest
+
     def announce(self, announcement: Announcement) -> None:
         self._loop.call_soon_threadsafe(self._set, announcement)
 

@@ -17,7 +17,7 @@ from sqlalchemy import Engine, insert, select
 from sqlalchemy.exc import DatabaseError
 
 from coordinator import tables
-from coordinator.blobs import Blobs
+from coordinator.blobs import Blobs, sync_folder
 from coordinator.errors import CoordinatorError
 from coordinator.migrations import NewerRelease
 from protos.fedshare.v1.federation_pb2 import FederationSpec
@@ -58,6 +58,7 @@ def open_home(folder: Path, wanted: FederationSpec | None = None) -> Home:
         if wanted is None and not (folder / "journal.sqlite").exists():
             raise CoordinatorError(f"{folder} is not a coordinator's home yet: name a federation file to make it one")
         folder.mkdir(parents=True, exist_ok=True)
+        sync_folder(folder.parent)
         lock = FileLock(folder / "lock")
         lock.acquire(timeout=0)
     except Timeout:

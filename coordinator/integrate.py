@@ -28,6 +28,7 @@ from coordinator.letting_go import Overtaken
 from coordinator.quarantine import NORMS_MAX
 from coordinator.retention import collection
 from coordinator.reversal import Reversal
+from coordinator.soundness import newest_sound
 from coordinator.sweep import sweep_if_wanted
 from coordinator.transition import State
 from coordinator.upkeep import Upkeep
@@ -44,10 +45,11 @@ IDLE_SECONDS_MAX = 5.0
 
 @dataclass(frozen=True)
 class Announcement:
-    """The newest visible version, and how far the journal is consumed."""
+    """The newest visible version, and how far the journal is consumed. waiting: why nothing is merged just now."""
 
     head: Version
     consumed: int
+    waiting: str = ""
 
 
 class Integrator:
@@ -63,14 +65,20 @@ class Integrator:
         self._spec, self._engine, self._history, self._announce = spec, engine, history, announce
         self._reversal = Reversal(spec, history)
         self._upkeep = Upkeep(spec, history.journal, history.catalog)
-        self._resume()
+        self._waiting = ""
+        try:
+            self._resume()
+        except CoordinatorError as error:  # a blob of the head is damaged: what came before it is served meanwhile
+            self._head, self._consumed = newest_sound(history), history.journal.consumed()
+            self._waiting = str(error)
+            log.error("version %d is served, nothing is merged: %s", self._head.version, error)
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="integrate")
 
     @property
     def announcement(self) -> Announcement:
-        return Announcement(self._head, self._consumed)
+        return Announcement(self._head, self._consumed, self._waiting)
 
     def start(self) -> None:
         self._thread.start()
@@ -87,28 +95,34 @@ class Integrator:
             self._thread.join()
 
     def _run(self) -> None:
-        sure = True
+        sure = not self._waiting
         while not self._stopping.is_set():
             self._wake.clear()
             try:
                 if not sure:
                     self._resume()
+                    self._now_waiting("")
                 sure, worked = True, self._next()
             except (OSError, SQLAlchemyError, CoordinatorError) as error:
                 log.error("cannot store a version (%s): trying again every %g s", error, RETRY_SECONDS)
                 sure = False  # whether the commit came through: the disk will say
+                self._now_waiting(str(error).splitlines()[0])
                 self._stopping.wait(RETRY_SECONDS)
                 continue
             if not worked:
                 self._wake.wait(IDLE_SECONDS_MAX)
 
+    def _now_waiting(self, why: str) -> None:
+        self._waiting = why
+        self._announce(self.announcement)
+
     def _resume(self) -> None:
         """Go on from what is on disk, which is the truth."""
         self._history.bases.forget()
         sweep_if_wanted(self._engine, self._history.blobs)
-        self._head = self._history.catalog.head()
-        self._consumed = self._history.journal.consumed()
-        self._basis = self._history.bases.at(self._head)
+        head = self._history.catalog.head()
+        self._basis = self._history.bases.at(head)
+        self._head, self._consumed = head, self._history.journal.consumed()
         self._norms = self._history.catalog.norms(NORMS_MAX) if self._spec.quarantine.deviations_max else []
         self._history.bases.remember(self._head, self._basis)
         self._upkeep.after(self._head, self._consumed)

@@ -12,6 +12,7 @@ from pathlib import Path
 from time import time
 
 import torch
+from sqlalchemy.exc import OperationalError
 
 from coordinator.bases import Bases
 from coordinator.broadcast import Broadcast
@@ -51,7 +52,10 @@ def serve(
     host = f"[{host}]" if ":" in host else host
     torch.set_num_threads(MERGE_THREADS)
     with open_home(folder, wanted) as home:
-        asyncio.run(_serve_until_signal(home, host, port, lineage, tracking_uri))
+        try:
+            asyncio.run(_serve_until_signal(home, host, port, lineage, tracking_uri))
+        except OperationalError as error:  # a full disk, while it starts
+            raise CoordinatorError(f"cannot write {folder / 'journal.sqlite'}: {error.orig}") from None
 
 
 async def _serve_until_signal(home: Home, host: str, port: int, with_lineage: bool, tracking_uri: str) -> None:

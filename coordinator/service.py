@@ -85,6 +85,9 @@ class Service(FederationServicer):
             )
 
     async def Fetch(self, request: pb.FetchRequest, context: Any) -> AsyncIterator[pb.FetchReply]:
+        newest = self._broadcast.newest
+        if newest.waiting and not request.HasField("version"):
+            request.version = newest.head.version  # what came after it may not be whole
         manifest = await _answer(context, views.manifest, self._catalog, request)
         yield pb.FetchReply(manifest=manifest)
         for name in () if request.manifest_only else _wanted(manifest, set(request.have)):
@@ -105,9 +108,11 @@ class Service(FederationServicer):
         return await _answer(context, story.tell, request.update_id, self._journal, self._catalog, self._measured)
 
     async def Status(self, request: pb.StatusRequest, context: Any) -> pb.StatusReply:
-        return await _answer(
+        reply = await _answer(
             context, views.status, self._spec, self._members, self._journal, self._catalog, self._lineage
         )
+        reply.waiting = self._broadcast.newest.waiting
+        return reply
 
     async def Versions(self, request: pb.VersionsRequest, context: Any) -> pb.VersionsReply:
         versions = await _answer(context, self._catalog.records, request.first, request.limit)

@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from fedshare.commands import ask, export, federate, judge, reverse, room
+from fedshare.commands import ask, check, export, federate, judge, reverse, room
 from fedshare.errors import is_one_sentence
 
 USER_MISTAKE = 2
@@ -24,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for group in (federate, ask, reverse, room, judge, export):
+for group in (federate, ask, reverse, room, judge, export, check):
     group.add_to(app)
 
 

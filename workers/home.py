@@ -13,6 +13,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from protos.chunks import digest_of
+from workers import disk
 from workers.errors import WorkerError
 from workers.outbox import Outbox, Parcel
 
@@ -26,7 +27,7 @@ class Home:
 
     def __enter__(self) -> Home:
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            disk.make_folder(self.folder)
             self._lock = FileLock(self.folder / "lock")
             self._lock.acquire(timeout=0)
             self.outbox = Outbox(self.folder / "outbox")
@@ -93,9 +94,10 @@ class BlobCache:
 
 
 def _replace(path: Path, content: bytes) -> None:
+    """Whole or not at all, also after a power cut."""
     part = path.with_suffix(".part")
     try:
-        part.write_bytes(content)
+        disk.write(part, content)
         os.replace(part, path)
     except OSError as error:
         part.unlink(missing_ok=True)

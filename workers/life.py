@@ -35,6 +35,8 @@ from workers.watcher import Watcher
 POLL_SECONDS = 0.5
 VERDICT_SECONDS_MAX = 3600.0
 """How long a worker waits for the verdict on a receipted update before it goes; the update is safe anyway."""
+SAFE = (pb.OUTCOME_BUFFERED, pb.OUTCOME_QUARANTINED, pb.OUTCOME_SUPERSEDED)
+"""Verdicts on updates that are in no version and that nobody need send again."""
 
 
 @dataclass(frozen=True)
@@ -140,9 +142,9 @@ class Life:
         return reply.learned if reply.HasField("learned") else None
 
     def _learn_unless(self, learned: pb.Verdict | None) -> list[Parcel]:
-        if learned is None or self.plan.learn_again or self._verdict(learned).outcome != pb.OUTCOME_MERGED:
+        if learned is None or self.plan.learn_again:
             return [self._learn()]
-        return []
+        return [] if self._verdict(learned).outcome in (pb.OUTCOME_MERGED, *SAFE) else [self._learn()]
 
     def _learn(self) -> Parcel:
         self._now("fetching")
@@ -181,19 +183,17 @@ class Life:
             raise
         self._now("waiting for the merge", detail="")
         verdict = self._verdict(receipt)
-        if verdict.outcome != pb.OUTCOME_MERGED:
+        if verdict.outcome == pb.OUTCOME_MERGED:
+            self._evaluate_if_there(verdict.version, parcel.header.metrics, parcel.trained_logits())
+        elif verdict.outcome in SAFE:
+            self._now("kept by the coordinator", detail=verdict.reason)
+        else:
             self.home.set_aside(parcel)
             raise Refusal(f"update {parcel.header.update_id} was received but is not in a version: {verdict.reason}")
-        try:
-            self._evaluate(verdict.version, parcel.header.metrics, parcel.trained_logits())
-        except Superseded:
-            raise
-        except Refusal as refusal:  # the version was collected since: what was delivered is safe
-            self._now(version=verdict.version, detail=str(refusal))
         self.home.outbox.done(parcel)
 
     def _verdict(self, receipt: pb.Receipt | pb.Verdict) -> pb.Verdict:
-        """Final: merged or skipped."""
+        """What became of it: final, or in the hands of the coordinator (SAFE)."""
         if not self.watcher.wait(lambda n: n.consumed_position >= receipt.position, VERDICT_SECONDS_MAX):
             raise WorkerError(
                 f"no verdict on {receipt.update_id} after {VERDICT_SECONDS_MAX:.0f} s: it is safe; come back later"
@@ -213,10 +213,14 @@ class Life:
                 self._now("watching")
                 self.watcher.wait(lambda n, seen=newest: n.version > seen, POLL_SECONDS)
 
-    def _evaluate_if_there(self, version: int) -> None:
-        """A version may be without this task: it was rolled back or forgotten."""
+    def _evaluate_if_there(
+        self, version: int, measured: dict[str, float] | None = None, trained: Tensor | None = None
+    ) -> None:
+        """A version may be without this task, or may be gone: it was rolled back, forgotten or erased."""
         try:
-            self._evaluate(version)
+            self._evaluate(version, measured, trained)
+        except Superseded:
+            raise
         except Refusal as refusal:
             self._now(version=version, accuracy=None, detail=str(refusal))
 

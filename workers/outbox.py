@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from protos.chunks import digest_of
+from workers import disk
 from workers.errors import WorkerError
 
 
@@ -56,7 +57,7 @@ class Parcel:
 class Outbox:
     def __init__(self, folder: Path):
         self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
+        disk.make_folder(folder)
         for torn in folder.iterdir():
             if torn.is_dir() and not (torn / "header.json").exists():
                 shutil.rmtree(torn)
@@ -84,12 +85,12 @@ class Outbox:
         folder = self.folder / header.update_id
         try:
             folder.mkdir()
-            _write(folder / "update.safetensors", blob)
-            _write(folder / "trained.safetensors", save({"logits": logits}))
-            _write(folder / "header.part", header.model_dump_json(indent=1).encode())
+            disk.write(folder / "update.safetensors", blob)
+            disk.write(folder / "trained.safetensors", save({"logits": logits}))
+            disk.write(folder / "header.part", header.model_dump_json(indent=1).encode())
             os.replace(folder / "header.part", folder / "header.json")
-            _sync_folder(folder)
-            _sync_folder(self.folder)
+            disk.sync_folder(folder)
+            disk.sync_folder(self.folder)
         except OSError as error:
             shutil.rmtree(folder, ignore_errors=True)
             raise WorkerError(f"cannot keep the result in {self.folder}: {error.strerror}") from None
@@ -111,18 +112,3 @@ def _header(path: Path) -> Header:
         return Header.model_validate_json(path.read_bytes())
     except ValidationError:
         raise WorkerError(f"{path} is damaged: move {path.parent} away and start again, to fit the task anew") from None
-
-
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

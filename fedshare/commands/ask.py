@@ -45,6 +45,8 @@ def status(coordinator: options.Coordinator = options.DEFAULT_COORDINATOR, as_js
         ("lineage", f"{reply.lineage or 'off'}{behind}"),
     ):
         console.print(f"{name:<11} {value}", highlight=False, soft_wrap=True)
+    if reply.waiting:
+        console.print(f"{'waiting':<11} {reply.waiting}", highlight=False, soft_wrap=True)
     rows = (
         (m.worker, m.task, m.incarnation, time(m.joined_at), time(m.left_at) if m.left_at else "member")
         for m in reply.members

@@ -46,6 +46,20 @@ def test_missing_blob_is_named(tmp_path: Path):
         Blobs(tmp_path).get("a" * 64)
 
 
+def test_sweep_spares_what_a_row_is_about_to_name(tmp_path: Path):
+    blobs = Blobs(tmp_path / "blobs")
+    old, named = blobs.put(b"old"), blobs.put(b"named")
+    held: list[str] = []
+
+    def rows() -> set[str]:
+        with blobs.holding(digest_of(b"arriving")):  # it comes after the sweep has begun
+            held.append(blobs.put(b"arriving"))
+        return {named}
+
+    assert blobs.sweep(rows) == 1
+    assert [blobs.path(digest).exists() for digest in (old, named, *held)] == [False, True, True]
+
+
 def test_torn_files_are_cleared_away_at_the_start(tmp_path: Path):
     home = small_home(tmp_path / "home")
     torn, whole = home / "blobs-arriving" / "tmpabc.part", home / "blobs" / f"{digest_of(b'x')}.safetensors"

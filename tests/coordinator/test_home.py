@@ -13,11 +13,8 @@ from pathlib import Path
 import pytest
 from parts import (
     Coordinator,
-    RawWorker,
     fedshare,
-    flip_a_byte,
     one_sentence,
-    random_adapter,
     small_home,
     small_spec,
 )
@@ -126,27 +123,6 @@ def test_journal_that_is_not_a_database_is_named(tmp_path: Path):
     (tmp_path / "journal.sqlite").write_bytes(b"not a database, but long enough to look at" * 100)
     with pytest.raises(CoordinatorError, match=f"^cannot open {tmp_path}/journal.sqlite: file is not a database$"):
         open_home(tmp_path)
-
-
-def test_damaged_block_is_named_at_the_start(tmp_path: Path):
-    home = small_home(tmp_path / "home")
-    with Coordinator(home, "--no-lineage") as coordinator:
-        block = learn_one(coordinator)
-        assert coordinator.stop() == 0
-    flip_a_byte(home / "blobs" / f"{block}.safetensors")
-    said = refuses_to_start(home)
-    assert said == f"{home}/blobs/{block}.safetensors is damaged: its bytes do not have the digest that is its name"
-    (home / "blobs" / f"{block}.safetensors").unlink()
-    with pytest.raises(CoordinatorError, match=f"{block}.safetensors is missing: restore it from a copy of this home"):
-        serve(home, None, host="127.0.0.1", port=0, lineage=False)
-
-
-def learn_one(coordinator: Coordinator) -> str:
-    """The digest of the block that was added."""
-    with RawWorker(coordinator.address) as raw:
-        raw.teach(random_adapter(raw.spec, 1))
-        coordinator.drained()
-        return raw.client.fetch(1)[0].blocks[0].digest
 
 
 CHANGES = {

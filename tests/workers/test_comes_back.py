@@ -9,7 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from parts import Coordinator, Led, Walk, flip_a_byte, journal_blob, order, sentences, small_home, write_task_file
+from parts import (
+    Coordinator,
+    CoordinatorHere,
+    Led,
+    RawWorker,
+    Walk,
+    flip_a_byte,
+    journal_blob,
+    order,
+    random_adapter,
+    sentences,
+    small_home,
+    write_task_file,
+)
 
 from coordinator.home import open_home
 from protos.chunks import digest_of
@@ -200,6 +213,23 @@ def test_update_that_could_not_be_merged_is_kept_aside_and_the_task_is_learned_a
         assert "fitting" in own.lead().stages
         [record] = own.versions()
     assert record.update_id != parcel.name
+
+
+def test_worker_whose_version_was_erased_for_anothers_sake_goes_home(
+    tiny_spec: pb.FederationSpec, tasks: Path, tmp_path: Path
+):
+    with CoordinatorHere(small_home(tmp_path / "home", tiny_spec)) as coordinator:
+        with RawWorker(coordinator.address, "another", "secret") as raw:
+            raw.teach(random_adapter(raw.spec, 1))
+        own = Own(Walk(coordinator, tasks, tmp_path / "workers"), "task")
+        with pytest.raises(Cut):
+            own.lead({"waiting for the merge": cut})
+        coordinator.drained()
+        order(coordinator, forget=pb.Forget(task="secret", erase=True))
+        assert own.versions()[0].gone == "erased"
+        back = own.lead()
+        assert "fitting" not in back.stages and back.stages[-1] == "left" and own.outbox() == []
+        assert back.end.version == coordinator.status().head == 3
 
 
 def read_spec(lives: Walk) -> pb.FederationSpec:

@@ -465,7 +465,7 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("spec", "head", "queued", "merged", "skipped", "members", "bytes_basis", "bytes_tasks", "lineage", "lineage_behind", "reverted", "erased", "buffered", "quarantined", "generation")
+    __slots__ = ("spec", "head", "queued", "merged", "skipped", "members", "bytes_basis", "bytes_tasks", "lineage", "lineage_behind", "reverted", "erased", "buffered", "quarantined", "generation", "waiting")
     SPEC_FIELD_NUMBER: _ClassVar[int]
     HEAD_FIELD_NUMBER: _ClassVar[int]
     QUEUED_FIELD_NUMBER: _ClassVar[int]
@@ -481,6 +481,7 @@ class StatusReply(_message.Message):
     BUFFERED_FIELD_NUMBER: _ClassVar[int]
     QUARANTINED_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
     spec: FederationSpec
     head: int
     queued: int
@@ -496,7 +497,8 @@ class StatusReply(_message.Message):
     buffered: int
     quarantined: int
     generation: int
-    def __init__(self, spec: _Optional[_Union[FederationSpec, _Mapping]] = ..., head: _Optional[int] = ..., queued: _Optional[int] = ..., merged: _Optional[int] = ..., skipped: _Optional[int] = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., bytes_basis: _Optional[int] = ..., bytes_tasks: _Optional[int] = ..., lineage: _Optional[str] = ..., lineage_behind: _Optional[int] = ..., reverted: _Optional[int] = ..., erased: _Optional[int] = ..., buffered: _Optional[int] = ..., quarantined: _Optional[int] = ..., generation: _Optional[int] = ...) -> None: ...
+    waiting: str
+    def __init__(self, spec: _Optional[_Union[FederationSpec, _Mapping]] = ..., head: _Optional[int] = ..., queued: _Optional[int] = ..., merged: _Optional[int] = ..., skipped: _Optional[int] = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., bytes_basis: _Optional[int] = ..., bytes_tasks: _Optional[int] = ..., lineage: _Optional[str] = ..., lineage_behind: _Optional[int] = ..., reverted: _Optional[int] = ..., erased: _Optional[int] = ..., buffered: _Optional[int] = ..., quarantined: _Optional[int] = ..., generation: _Optional[int] = ..., waiting: _Optional[str] = ...) -> None: ...
 
 class Member(_message.Message):
     __slots__ = ("worker", "task", "incarnation", "joined_at", "left_at")

@@ -1,0 +1,132 @@
+"""A damaged or missing blob is named, the last good version is served, and with the blob back the work goes on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from parts import (
+    CoordinatorHere,
+    RawWorker,
+    dense,
+    dense_adapter,
+    flip_a_byte,
+    honest_header,
+    one_sentence,
+    random_adapter,
+    receiver_of,
+    relative_error,
+    small_home,
+    until,
+)
+
+from coordinator.home import open_home
+from protos.fedshare.v1 import federation_pb2 as pb
+
+
+@pytest.fixture
+def stopped(tmp_path: Path) -> CoordinatorHere:
+    """A coordinator that has merged the tasks 0, 1 and 2 into versions 1, 2 and 3, and was stopped."""
+    with CoordinatorHere(small_home(tmp_path / "home")) as coordinator:
+        with RawWorker(coordinator.address) as raw:
+            for seed in range(3):
+                raw.teach(random_adapter(raw.spec, seed), task=f"{seed}")
+                coordinator.drained()
+        assert coordinator.stop() == 0
+    return coordinator
+
+
+def blob_of_head(coordinator: CoordinatorHere, part: str) -> Path:
+    """The file of the newest block, or of the coefficients of the newest task."""
+    with coordinator as running, running.client() as client:
+        manifest, _ = client.fetch(3, tasks=["2"], manifest_only=True)
+    digest = manifest.blocks[-1].digest if part == "block" else manifest.tasks[0].entry.digest
+    return coordinator.home / "blobs" / f"{digest}.safetensors"
+
+
+def cut_in_half(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+DAMAGES: dict[str, Callable[[Path], None]] = {"flipped": flip_a_byte, "cut": cut_in_half, "missing": Path.unlink}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_last_good_version_is_served_while_a_block_of_the_head_is_bad(
+    stopped: CoordinatorHere, damage: str, caplog: pytest.LogCaptureFixture
+):
+    block = blob_of_head(stopped, "block")
+    copy = shutil.copy(block, stopped.home / "copy")
+    DAMAGES[damage](block)
+    with stopped, RawWorker(stopped.address) as raw:
+        manifest, blobs = raw.client.fetch(None, every_task=True)
+        assert (manifest.version, sorted(t.task for t in manifest.tasks)) == (2, ["0", "1"])
+        status = stopped.status()
+        assert block.name in status.waiting and (status.head, status.queued) == (3, 0)
+        assert f"version 2 is served, nothing is merged: {block}" in caplog.text
+        assert next(raw.client.watch()).version == 2
+        receipt = raw.teach(random_adapter(raw.spec, 9), task="late")  # made for version 2, and safe
+        assert stopped.status().queued == 1
+        shutil.copy(copy, block)
+        until(lambda: stopped.status().merged == 4, "merging goes on")
+        assert stopped.status().waiting == ""
+        assert [r.update_id for r in stopped.versions()][-1] == receipt.update_id
+        manifest, blobs = raw.client.fetch(None, every_task=True)
+    for task, seed in {"0": 0, "1": 1, "2": 2, "late": 9}.items():
+        wanted = dense_adapter(random_adapter(raw.spec, seed))
+        assert relative_error(wanted, dense(manifest, blobs, task)) < 2e-5
+
+
+def test_check_names_what_is_bad_and_the_newest_version_that_is_whole(
+    stopped: CoordinatorHere, in_process: Callable[..., subprocess.CompletedProcess[str]]
+):
+    entry = blob_of_head(stopped, "entry")
+    found = in_process("check", "--home", stopped.home)
+    assert (found.returncode, found.stdout) == (0, "9 blobs read, 0 bad; head 3, newest whole version 3\n")
+    flip_a_byte(entry)
+    found = in_process("check", "--home", stopped.home)
+    assert found.returncode == 1
+    assert f"task 2 from version 3 on: {entry} is damaged" in found.stdout
+    assert found.stdout.endswith("9 blobs read, 1 bad; head 3, newest whole version 2\n")
+    [bad] = json.loads(in_process("check", "--home", stopped.home, "--json").stdout)["bad"]
+    assert bad["digest"] == entry.stem
+
+
+def test_check_needs_a_home_that_nobody_uses(
+    stopped: CoordinatorHere, in_process: Callable[..., subprocess.CompletedProcess[str]]
+):
+    with stopped:
+        assert one_sentence(in_process("check", "--home", stopped.home)).startswith("another coordinator is running")
+
+
+def test_merging_goes_on_where_only_a_tasks_coefficients_are_bad(stopped: CoordinatorHere):
+    entry = blob_of_head(stopped, "entry")
+    flip_a_byte(entry)
+    with stopped, RawWorker(stopped.address) as raw:
+        assert raw.teach(random_adapter(raw.spec, 2), task="2", base_version=3).outcome == pb.OUTCOME_QUEUED
+        assert stopped.drained().merged == 4 and stopped.status().waiting == ""
+        manifest, blobs = raw.client.fetch(None, every_task=True)
+    assert relative_error(dense_adapter(random_adapter(raw.spec, 2)), dense(manifest, blobs, "2")) < 2e-5
+
+
+def test_damaged_update_is_skipped_with_its_file_named_and_comes_again_whole(stopped: CoordinatorHere):
+    with stopped, RawWorker(stopped.address) as raw:
+        base, blob = raw.blob(random_adapter(raw.spec, 5))
+        header = raw.header(blob, base, task="5")
+
+    with open_home(stopped.home) as home:
+        receiver_of(home).accept(honest_header(home.spec, blob, **fields(header)), blob)
+        flip_a_byte(home.blobs.path(header.digest))
+    with stopped, RawWorker(stopped.address) as raw:
+        assert stopped.drained().skipped == 1
+        assert f"{header.digest}.safetensors is damaged" in raw.client.story(header.update_id).verdict.reason
+        again = raw.submit(raw.header(blob, base, task="5"), blob)
+        assert again.outcome == pb.OUTCOME_QUEUED and stopped.drained().merged == 4
+
+
+def fields(header: pb.UpdateHeader) -> dict[str, object]:
+    return {"update_id": header.update_id, "task": header.task, "base_version": header.base_version, "incarnation": 2}

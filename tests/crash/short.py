@@ -1,0 +1,111 @@
+"""A worker's life without the training: what it has learned is a random adapter. All else is its own code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from parts import FINGERPRINT, dense, dense_adapter, honest_blob, random_adapter, relative_error
+
+from protos.chunks import digest_of
+from protos.fedshare.v1 import federation_pb2 as pb
+from workers.client import Client
+from workers.life import Life, Plan
+from workers.outbox import Parcel
+from workers.tasks import TaskData
+
+if TYPE_CHECKING:
+    from .runs import World
+
+LABELS = ("no", "yes")
+SENT_IS_KEPT = 1e-4
+
+
+class Stub:
+    """Where the client keeps what it calls."""
+
+    def __init__(self, world: World):
+        self._world = world
+
+    def __getattr__(self, method: str) -> Callable[..., Any]:
+        def call(request: Any, timeout: float) -> Any:
+            streamed = isinstance(request, Iterator)
+            reply = self._world.call(method, list(request) if streamed else request)
+            return iter(reply) if isinstance(reply, list) else reply
+
+        return call
+
+
+class HereClient(Client):
+    """A client without a channel and without patience."""
+
+    def __init__(self, world: World):
+        self.address, self._patience, self._waiting = "here", 0.0, lambda seconds: None
+        self._stub = Stub(world)  # type: ignore[assignment]
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+class HereWatcher:
+    """Waiting lets the others go on."""
+
+    def __init__(self, client: HereClient, worker: str, incarnation: int):
+        self._world: World = client._stub._world  # type: ignore[attr-defined]
+
+    @property
+    def newest(self) -> pb.VersionNotice:
+        return self._world.notice()
+
+    def wait(self, ready: Callable[[pb.VersionNotice], bool], seconds: float) -> bool:
+        return self._world.wait(lambda: ready(self.newest))
+
+    def stop(self) -> None: ...
+
+
+class ShortLife(Life):
+    """`world` is told what is made, and asked what to make."""
+
+    base = SimpleNamespace(fingerprint=FINGERPRINT)  # type: ignore[assignment]
+
+    def __init__(self, world: World, worker: str, task: str, home: Path):
+        plan = Plan(worker=worker, task=task, source="", address="here", home=home, learn_again=True)
+        super().__init__(plan, lambda progress: None, lambda: False)
+        self._world = world
+
+    @property
+    def task(self) -> TaskData:  # type: ignore[override]
+        return TaskData(self.plan.task, LABELS, (), ())
+
+    def _client(self) -> HereClient:
+        return HereClient(self._world)
+
+    def _learn_unless(self, learned: pb.Verdict | None) -> list[Parcel]:
+        return super()._learn_unless(learned) if self._world.has_more(self.plan.worker) else []
+
+    def _learn(self) -> Parcel:
+        manifest, basis = self._fetch(self._world.base_version())
+        adapter = random_adapter(self.spec, self._world.next_seed(), rank=1)
+        blob = honest_blob(self.spec, adapter, basis)
+        self._world.made(digest_of(blob), self.plan.worker, self.plan.task, adapter)
+        parcel = self.home.outbox.put(
+            self.plan.task, manifest.version, blob, digest_of(blob), LABELS, {"steps": 1.0}, torch.zeros(1)
+        )
+        self._world.finished(parcel)
+        return parcel
+
+    def _deliver(self, parcel: Parcel) -> None:
+        super()._deliver(parcel)
+        self._world.delivered(parcel)
+
+    def _evaluate(self, version: int, measured: Any = None, trained: Any = None) -> None:
+        """The function kept is the one learned, unless it was learned again by then."""
+        manifest, blobs = self.client.fetch(version, tasks=[self.plan.task])
+        record = self._world.made_by_digest[self.home.outbox.parcels()[0].header.digest]
+        found = dense(manifest, blobs, self.plan.task)
+        assert relative_error(dense_adapter(record.adapter), found) < SENT_IS_KEPT
+
+    def _follow(self) -> None:
+        """Nothing to measure later versions with."""
