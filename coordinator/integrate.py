@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from coordinator.catalog import Version
 from coordinator.draft import BlobName, Draft, Kept
 from coordinator.erasure import Overtaken
-from coordinator.errors import CoordinatorError, Refused
+from coordinator.errors import CoordinatorError, Fenced, Refused
 from coordinator.history import History
 from coordinator.journal import Position
 from coordinator.reversal import Reversal
@@ -85,6 +85,8 @@ class Integrator:
                 if not sure:
                     self._resume()
                 sure, worked = True, self._next()
+            except Fenced:
+                return
             except (OSError, SQLAlchemyError, CoordinatorError) as error:
                 log.error("cannot store a version (%s): trying again every %g s", error, RETRY_SECONDS)
                 sure = False  # whether the commit came through: the disk will say
@@ -144,7 +146,7 @@ class Integrator:
             return work()
         except (CoordinatorError, Refused, AlgebraError) as error:
             return self._state, Skipped(str(error))
-        except (OSError, SQLAlchemyError):  # the machine's, not the entry's: it is tried again
+        except (OSError, SQLAlchemyError, Fenced):  # the machine's, not the entry's: it is tried again
             raise
         except Exception as error:  # ours to mend
             log.exception("merging failed update=%s", position.submission.update_id)
