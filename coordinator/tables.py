@@ -134,7 +134,7 @@ entries = Table(
     metadata,
     Column("version_from", Number, primary_key=True),
     Column("task", Text, primary_key=True),
-    Column("version_until", Integer),
+    Column("version_until", Number),
     Column("digest", Text, nullable=False),
     Column("nbytes", Number, nullable=False),
     Column("labels", JSON, nullable=False),
