@@ -49,7 +49,7 @@ class Postgres:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.stop()
+        self._end(signal.SIGQUIT)  # nothing here is needed again
         shutil.rmtree(self.folder)
 
     def start(self) -> None:
@@ -66,7 +66,10 @@ class Postgres:
 
     def stop(self) -> None:
         """At once: nobody who is connected is waited for."""
-        self._process.send_signal(signal.SIGINT)
+        self._end(signal.SIGINT)
+
+    def _end(self, number: int) -> None:
+        self._process.send_signal(number)
         self._process.wait(START_SECONDS_MAX)
 
     def database(self) -> str:
