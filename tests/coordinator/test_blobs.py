@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -44,6 +46,21 @@ def test_damaged_blob_that_comes_again_is_mended(tmp_path: Path):
 def test_missing_blob_is_named(tmp_path: Path):
     with pytest.raises(CoordinatorError, match=f"{'a' * 64}.safetensors is missing"):
         Blobs(tmp_path).get("a" * 64)
+
+
+def test_blob_is_on_disk_before_it_has_its_name_and_its_name_before_put_returns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    blobs, steps = Blobs(tmp_path / "blobs"), []
+
+    def seen(name: str, what: Callable[..., str]) -> None:
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *given: (steps.append(what(*given)), real(*given))[1])
+
+    seen("fsync", lambda handle: f"fsync {Path(os.readlink(f'/proc/self/fd/{handle}')).suffix or 'folder'}")
+    seen("rename", lambda old, new: f"rename {Path(old).suffix} {Path(new).suffix}")
+    blobs.put(b"content")
+    assert steps == ["fsync .part", "rename .part .safetensors", "fsync folder"]
 
 
 def test_torn_files_are_cleared_away_at_the_start(tmp_path: Path):

@@ -107,6 +107,9 @@ def shape(engine: Engine) -> dict[str, object]:
 
 
 def test_disk_holds_a_commit_when_it_returns(tmp_path: Path):
-    with open_home(small_home(tmp_path / "home")) as home, writer(home.engine).begin() as connection:
-        settings = [connection.execute(text(f"PRAGMA {name}")).scalar() for name in ("synchronous", "journal_mode")]
+    with open_home(small_home(tmp_path / "home")) as home:
+        with writer(home.engine, unsynced=True).begin():
+            pass  # of a beat, on the one connection there is
+        with writer(home.engine).begin() as connection:
+            settings = [connection.execute(text(f"PRAGMA {name}")).scalar() for name in ("synchronous", "journal_mode")]
     assert settings == [2, "wal"]  # 2: FULL

@@ -25,6 +25,7 @@ from coordinator.erasure import Overtaken
 from coordinator.errors import CoordinatorError, Fenced, Refused
 from coordinator.home import Home, Place, open_home
 from coordinator.journal import Journal, Submission
+from coordinator.lease import _Beaten, _read, _swap
 from coordinator.measured import Measured
 from coordinator.members import Members
 from coordinator.sweep import named, sweep_if_wanted
@@ -517,3 +518,27 @@ def test_nobody_takes_over_in_the_middle_of_a_transaction(home: Home, opened: Op
 def open_another(opened: Open, home: Home) -> Engine:
     """Another process's engine on the same database."""
     return Place(home.folder, opened.keywords.get("store", "")).open()[0]
+
+
+def test_takeover_gives_way_to_a_sign_of_life_in_the_last_moment(home: Home, opened: Open):
+    other = open_another(opened, home)
+    seen = _read(other)
+    with writer(home.engine, unsynced=True).begin() as connection:
+        connection.execute(update(tables.lease).values(beats=tables.lease.c.beats + 1))
+    with pytest.raises(_Beaten), unfenced(other) as connection:
+        _swap(connection, seen, seen.token + 1)
+    Members(home.engine).join("bob", "spam", 1.0)
+    seen = _read(other)
+    with unfenced(other) as connection:
+        _swap(connection, seen, seen.token + 1)
+    other.dispose()
+    with pytest.raises(Fenced):
+        Members(home.engine).join("bob", "spam", 1.0)
+
+
+def test_holder_beats_while_it_lives(home: Home):
+    with home.lease.beating():
+        until(lambda: _read(home.engine).beats >= 2, "two beats")
+    before = _read(home.engine).beats
+    time.sleep(1.5)
+    assert _read(home.engine).beats == before
