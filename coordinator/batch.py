@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from coordinator.catalog import Version
 from coordinator.draft import BlobName, Draft, Kept
-from coordinator.errors import CoordinatorError, Refused
+from coordinator.errors import CoordinatorError, Fenced, Refused
 from coordinator.history import History
 from coordinator.journal import Position
 from coordinator.quarantine import NORMS_MAX, unlike
@@ -196,7 +196,7 @@ class Batch:
             work()
         except (CoordinatorError, Refused, AlgebraError) as error:
             self._skip(position, str(error))
-        except (OSError, SQLAlchemyError):  # the machine's, not the entry's: it is tried again
+        except (OSError, SQLAlchemyError, Fenced):  # the machine's, not the entry's: it is tried again
             raise
         except Exception as error:  # ours to mend
             log.exception("merging failed update=%s", position.submission.update_id)

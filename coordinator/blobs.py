@@ -1,68 +1,63 @@
-"""Content-addressed files. A blob is visible under its digest only when all of it is on disk."""
+"""Content-addressed blobs. One is visible under its digest only when all of it is on disk."""
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+import uuid
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 
 from coordinator.errors import CoordinatorError
-from coordinator.together import Together
+from coordinator.shelves import shelf_at
 from protos.chunks import digest_of
+
+ASIDE = "aside/"
+"""What a sweep is about to delete, each name with its sweep's own number. It is still found here."""
 
 
 class Blobs:
-    """`put` is idempotent and durable; `get` never returns bytes that are not what the name says."""
+    """`put` is idempotent and durable; `get` never returns bytes that are not what the name says.
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    place: a folder, or an fsspec URL.
+    """
+
+    def __init__(self, place: Path | str):
+        self._shelf = shelf_at(place)
         self._lock = Lock()
         self._held: list[str] = []
         self._spared: set[str] | None = None  # during a sweep: held since it began
-        self._sync = Together(self._sync_folder)
-        self._arriving = folder.with_name(f"{folder.name}-arriving")
-        for needed in (folder, self._arriving):
-            needed.mkdir(parents=True, exist_ok=True)
-        sync_folder(folder.parent)
-        for torn in self._arriving.iterdir():  # a folder of its own: nothing here looks at every blob there is
-            torn.unlink()
 
     def put(self, blob: bytes) -> str:
-        """Write, fsync, rename, fsync the folder. A damaged file is mended.
-
-        Raises OSError (a full disk) with nothing left behind.
-        """
+        """On disk when it returns. A damaged one is mended. Raises OSError (a full disk) with nothing left behind."""
         digest = digest_of(blob)
-        path = self.path(digest)
-        if path.exists() and digest_of(path.read_bytes()) == digest:
-            self._sync(None)  # whoever renamed it may not have come so far
-            return digest
-        handle, part = tempfile.mkstemp(suffix=".part", dir=self._arriving)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(blob)
-                file.flush()
-                os.fsync(file.fileno())
-            os.rename(part, path)
-        except BaseException:
-            Path(part).unlink(missing_ok=True)
-            raise
-        self._sync(None)
+        name = _name(digest)
+        if self._shelf.has(name) and digest_of(self._shelf.get(name)) == digest:
+            self._shelf.sync()  # whoever put it there may not have come so far
+        else:
+            self._shelf.put(name, blob)
         return digest
 
     def get(self, digest: str) -> bytes:
-        """Raises CoordinatorError when the file is missing or is not what its name says."""
-        path = self.path(digest)
+        """Raises CoordinatorError when the blob is missing or is not what its name says."""
         try:
-            blob = path.read_bytes()
+            blob = self._found(_name(digest))
         except FileNotFoundError:
-            raise CoordinatorError(f"{path} is missing: restore it from a copy of this home") from None
+            raise CoordinatorError(f"{self.where(digest)} is missing: restore it from a copy of this home") from None
         if digest_of(blob) != digest:
-            raise CoordinatorError(f"{path} is damaged: its bytes do not have the digest that is its name")
+            raise CoordinatorError(
+                f"{self.where(digest)} is damaged: its bytes do not have the digest that is its name"
+            )
         return blob
+
+    def _found(self, name: str) -> bytes:
+        try:
+            return self._shelf.get(name)
+        except FileNotFoundError:
+            for aside in self._shelf.names(ASIDE):
+                if _from_aside(aside) == name:
+                    return self._shelf.get(aside)
+            raise
 
     @contextmanager
     def holding(self, digest: str) -> Iterator[None]:
@@ -77,39 +72,60 @@ class Blobs:
             with self._lock:
                 self._held.remove(digest)
 
-    def sweep(self, named: Callable[[], set[str]]) -> int:
-        """Delete every blob that is neither named nor held. Returns how many. One sweep at a time."""
+    def sweep(self, named: Callable[[], set[str]], must_be_ours: Callable[[], object]) -> int:
+        """Delete every blob that is neither named nor held. Returns how many. One sweep at a time.
+
+        `must_be_ours` raises Fenced where another coordinator has taken over. It is asked between setting blobs aside
+        and deleting them: what another has put since then it has put anew, under the name from which they are gone.
+        """
         with self._lock:
             self._spared = set(self._held)
         try:
-            kept, found = named(), [path.stem for path in self.folder.glob("*.safetensors")]
-            deleted = sum(self._deleted(digest) for digest in found if digest not in kept)
+            self._put_back(self._shelf.names(ASIDE))  # of a sweep that was cut off
+            aside = self._set_aside({_name(digest) for digest in named()}, uuid.uuid4().hex)
         finally:
             with self._lock:
                 self._spared = None
-        self._sync(None)
-        return deleted
+        try:
+            must_be_ours()
+        except BaseException:
+            self._put_back(aside)
+            raise
+        for name in aside:
+            self._shelf.delete(name)
+        self._shelf.sync()
+        return len(aside)
 
-    def _deleted(self, digest: str) -> bool:
-        with self._lock:
-            if digest in (self._spared or ()):
-                return False
-            self.path(digest).unlink()
-            return True
+    def _set_aside(self, kept: set[str], number: str) -> list[str]:
+        aside = []
+        for name in self._shelf.names(""):
+            if name in kept:
+                continue
+            with self._lock:
+                if name.partition(".")[0] not in (self._spared or ()):
+                    aside.append(_to_aside(name, number))
+                    self._shelf.move(name, aside[-1])
+        return aside
+
+    def _put_back(self, aside: Iterable[str]) -> None:
+        for name in aside:
+            self._shelf.move(name, _from_aside(name))
+
+    def where(self, digest: str) -> str:
+        return self._shelf.where(_name(digest))
 
     def path(self, digest: str) -> Path:
-        return self.folder / f"{digest}.safetensors"
-
-    def _sync_folder(self, waiting: Sequence[None]) -> Sequence[None]:
-        """The names of all who wait are on disk: once for all of them."""
-        sync_folder(self.folder)
-        return waiting
+        """Of one in a local folder."""
+        return Path(self.where(digest))
 
 
-def sync_folder(folder: Path) -> None:
-    """The names in it are on disk."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _name(digest: str) -> str:
+    return f"{digest}.safetensors"
+
+
+def _to_aside(name: str, number: str) -> str:
+    return f"{ASIDE}{name.partition('.')[0]}.{number}.safetensors"
+
+
+def _from_aside(name: str) -> str:
+    return _name(name.removeprefix(ASIDE).partition(".")[0])

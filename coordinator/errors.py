@@ -2,6 +2,7 @@
 
 CoordinatorError   the world around the coordinator is not as it must be (folder, port, disk): one sentence
 Refused            a caller's request cannot be accepted: an Outcome and one sentence
+Fenced             another coordinator has taken over: this one may write nothing more, and ends
 """
 
 from __future__ import annotations
@@ -14,6 +15,10 @@ TRANSIENT = range(30, 40)
 
 class CoordinatorError(Exception):
     """One sentence for the operator: what, where, what to do."""
+
+
+class Fenced(Exception):
+    """One sentence for the operator. Nothing is tried again, and no entry is to blame."""
 
 
 class Refused(Exception):

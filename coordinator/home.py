@@ -1,34 +1,44 @@
-"""A coordinator's home: one folder, one federation, one coordinator at a time.
+"""A coordinator's home: one folder, one federation, one coordinator at a time (lease.py).
 
-HOME/journal.sqlite   tables.py          HOME/blobs/    blobs.py
-HOME/lineage/         MLflow's store     HOME/lock      held while a coordinator runs
+HOME/journal.sqlite   database.py        HOME/blobs/    blobs.py
+HOME/lineage/         MLflow's store     HOME/lock.N    held while the coordinator with token N runs
 HOME/address          host:port of the running coordinator
 HOME/blobs-arriving/  blobs that are not whole yet
+HOME/blobs-aside/     blobs that are about to be deleted
+
+The database may be PostgreSQL instead and the blobs at a URL: then several homes, on as many machines, may share them.
 """
 
 from __future__ import annotations
 
 import uuid
+from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from google.protobuf import json_format
 from sqlalchemy import Engine, insert, select
 from sqlalchemy.exc import DatabaseError
 
 from coordinator import tables
-from coordinator.blobs import Blobs, sync_folder
+from coordinator.blobs import Blobs
+from coordinator.database import fence_of, first_line, open_postgres, open_sqlite, shown
 from coordinator.errors import CoordinatorError
+from coordinator.lease import Held, Lease, take
+from coordinator.locks import AdvisoryLocks, FileLocks, Locks
 from coordinator.migrations import NewerRelease
+from coordinator.shelves import sync_folder
 from protos.fedshare.v1.federation_pb2 import FederationSpec
 
 
 class Home:
-    """An open home. Use as a context manager: leaving it lets the lock go."""
+    """An open home. Use as a context manager: leaving it lets the lease go."""
 
-    def __init__(self, folder: Path, spec: FederationSpec, engine: Engine, lock: FileLock):
-        self.folder, self.spec, self.engine, self._lock = folder, spec, engine, lock
-        self.blobs = Blobs(folder / "blobs")
+    def __init__(self, place: Place, spec: FederationSpec, engine: Engine, lease: Lease):
+        self.folder, self.spec, self.engine, self.lease = place.folder, spec, engine, lease
+        self.is_shared = bool(place.store)
+        self.fence = fence_of(engine)
+        self.blobs = Blobs(place.blobs or place.folder / "blobs")
+        self.address = ""
 
     @property
     def lineage_folder(self) -> Path:
@@ -42,56 +52,81 @@ class Home:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.address_file.unlink(missing_ok=True)
+        if self.address_file.exists() and self.address_file.read_text() == self.address:
+            self.address_file.unlink(missing_ok=True)
+        self.lease.let_go()
         self.engine.dispose()
-        self._lock.release()
 
 
-def open_home(folder: Path, wanted: FederationSpec | None = None) -> Home:
-    """Open the home in `folder`; make it for `wanted` if there is none.
+@dataclass(frozen=True)
+class Place:
+    """Where a home is. store: postgresql://..., else HOME/journal.sqlite. blobs: a folder or URL, else HOME/blobs."""
+
+    folder: Path
+    store: str = ""
+    blobs: str = ""
+
+    @property
+    def name(self) -> str:
+        return (self.store and shown(self.store)) or str(self.folder)
+
+    @property
+    def database(self) -> str:
+        return (self.store and shown(self.store)) or str(self.folder / "journal.sqlite")
+
+    def open(self) -> tuple[Engine, Locks]:
+        if self.store:
+            engine = open_postgres(self.store)
+            return engine, AdvisoryLocks(engine)
+        return open_sqlite(self.folder / "journal.sqlite"), FileLocks(self.folder)
+
+
+def open_home(
+    folder: Path, wanted: FederationSpec | None = None, *, store: str = "", blobs: str = "", standby: bool = False
+) -> Home:
+    """Open the home in `folder`; make it for `wanted` if there is none. standby: wait until nobody else holds it.
 
     Raises CoordinatorError when another coordinator holds it, when it belongs to a federation other than
     `wanted`, when a newer release has used it, when it cannot be written, or when there is neither a home nor
     a `wanted`. A home of an older release is brought up to this one.
     """
+    place = Place(folder, store, blobs)
+    if wanted is None and not store and not (folder / "journal.sqlite").exists():
+        raise CoordinatorError(f"{folder} is not a coordinator's home yet: name a federation file to make it one")
     try:
-        if wanted is None and not (folder / "journal.sqlite").exists():
-            raise CoordinatorError(f"{folder} is not a coordinator's home yet: name a federation file to make it one")
         folder.mkdir(parents=True, exist_ok=True)
         sync_folder(folder.parent)
-        lock = FileLock(folder / "lock")
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise CoordinatorError(f"another coordinator is running on {folder}: stop it, or use another --home") from None
+        engine, locks = place.open()
+        try:
+            return _held_home(place, wanted, engine, take(engine, locks, standby))
+        except BaseException:
+            locks.keep_only(None)
+            engine.dispose()
+            raise
+    except Held as held:
+        raise CoordinatorError(
+            f"another coordinator ({held}) is running on {place.name}: stop it, use another --home,"
+            " or wait for it with --standby"
+        ) from None
     except OSError as error:
-        raise _unusable(folder, error) from None
-    try:
-        return _locked_home(folder, wanted, lock)
-    except OSError as error:
-        lock.release()
-        raise _unusable(folder, error) from None
-    except BaseException:
-        lock.release()
-        raise
-
-
-def _unusable(folder: Path, error: OSError) -> CoordinatorError:
-    return CoordinatorError(f"cannot use {folder} as a home: {error.strerror or error}")
-
-
-def _locked_home(folder: Path, wanted: FederationSpec | None, lock: FileLock) -> Home:
-    try:
-        engine = tables.open_database(folder / "journal.sqlite")
-        spec = _stored_spec(engine)
-        if spec is None:
-            spec = _store_spec(engine, wanted)
+        raise CoordinatorError(f"cannot use {folder} as a home: {error.strerror or error}") from None
     except DatabaseError as error:
-        raise CoordinatorError(f"cannot open {folder / 'journal.sqlite'}: {error.orig}") from None
+        raise CoordinatorError(f"cannot open {place.database}: {first_line(error)}") from None
     except NewerRelease as error:
-        raise CoordinatorError(f"{folder} was made by a newer release of fedshare ({error}): use that one") from None
-    if wanted is not None:
-        _must_be_same(folder, spec, wanted)
-    return Home(folder, spec, engine, lock)
+        raise CoordinatorError(
+            f"{place.name} was made by a newer release of fedshare ({error}): use that one"
+        ) from None
+
+
+def _held_home(place: Place, wanted: FederationSpec | None, engine: Engine, lease: Lease) -> Home:
+    spec = _stored_spec(engine)
+    if spec is None:
+        if wanted is None:
+            raise CoordinatorError(f"{place.name} holds no federation yet: name a federation file to make one")
+        spec = _store_spec(engine, wanted)
+    elif wanted is not None:
+        _must_be_same(place.name, spec, wanted)
+    return Home(place, spec, engine, lease)
 
 
 def _stored_spec(engine: Engine) -> FederationSpec | None:
@@ -111,21 +146,17 @@ def _store_spec(engine: Engine, wanted: FederationSpec) -> FederationSpec:
     return spec
 
 
-def _must_be_same(folder: Path, have: FederationSpec, wanted: FederationSpec) -> None:
-    for field in (
-        "name",
-        "base",
-        "modules",
-        "rank",
-        "tolerance",
-        "seed",
-        "directions",
-        "recipe",
-        "budget",
-        "versions_kept",
-    ):
+FIXED = (
+    *("name", "base", "modules", "rank", "tolerance", "seed", "directions", "recipe"),
+    *("policies", "quarantine", "budget", "versions_kept"),
+)
+"""What a federation is made with, and keeps."""
+
+
+def _must_be_same(place: str, have: FederationSpec, wanted: FederationSpec) -> None:
+    for field in FIXED:
         if getattr(have, field) != getattr(wanted, field):
             raise CoordinatorError(
-                f"{folder} belongs to the federation {have.name!r}, whose {field} is not that of {wanted.name!r}:"
+                f"{place} belongs to the federation {have.name!r}, whose {field} is not that of {wanted.name!r}:"
                 " use another --home"
             )

@@ -20,7 +20,7 @@ from coordinator.batch import BATCH_MAX, Batch
 from coordinator.catalog import Version
 from coordinator.compaction import compaction
 from coordinator.draft import Draft
-from coordinator.errors import CoordinatorError, Refused
+from coordinator.errors import CoordinatorError, Fenced, Refused
 from coordinator.history import History
 from coordinator.journal import Position
 from coordinator.judgement import judgement
@@ -103,6 +103,8 @@ class Integrator:
                     self._resume()
                     self._now_waiting("")
                 sure, worked = True, self._next()
+            except Fenced:
+                return
             except (OSError, SQLAlchemyError, CoordinatorError) as error:
                 log.error("cannot store a version (%s): trying again every %g s", error, RETRY_SECONDS)
                 sure = False  # whether the commit came through: the disk will say
@@ -159,7 +161,7 @@ class Integrator:
                 draft = self._ordered(position, command)
             except (CoordinatorError, Refused, AlgebraError) as error:
                 return self._skip(position, str(error))
-            except (OSError, SQLAlchemyError):  # the machine's, not the entry's: it is tried again
+            except (OSError, SQLAlchemyError, Fenced):  # the machine's, not the entry's: it is tried again
                 raise
             except Exception as error:  # ours to mend
                 log.exception("command failed id=%s", position.submission.update_id)

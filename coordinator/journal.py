@@ -230,7 +230,7 @@ class Journal:
 
     def find(self, id_prefix: str) -> list[tuple[Position, Decision]]:
         """At most two updates whose id starts so: two mean that the prefix is too short."""
-        prefix = id_prefix.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+        prefix = id_prefix.lower().replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
         with self._engine.connect() as connection:
             rows = connection.execute(
                 _decisions().where(journal.c.update_id.like(prefix + "%", escape="\\")).limit(2)

@@ -17,10 +17,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import select
-from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy import delete, insert, select
 
 from coordinator.catalog import Catalog, Version
+from coordinator.errors import Fenced
 from coordinator.home import Home
 from coordinator.lineage_erase import erase_runs
 from coordinator.measured import Measured, Measurement
@@ -63,8 +63,9 @@ class Lineage:
             folder.mkdir(parents=True, exist_ok=True)
         self._name, self._federation_id = home.spec.name, home.spec.federation_id
         self._catalog, self._measured = catalog, measured
+        reader = f"lineage@{folder}" if home.is_shared and not tracking_uri else "lineage"  # each home has its own
         self._versions, self._measurements, self._collections = (
-            _Cursor(home, f"lineage/{name}") for name in ("versions", "metrics", "collected")
+            _Cursor(home, f"{reader}/{name}") for name in ("versions", "metrics", "collected")
         )
         self._wake, self._stopping = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="lineage", daemon=True)
@@ -95,6 +96,8 @@ class Lineage:
                     pass
                 self._copy_collections(store)
                 pause, away = POLL_SECONDS, False
+            except Fenced:
+                return
             except Exception as error:  # whatever MLflow raises: say it once, stay out of the way
                 log.warning("MLflow at %s is away (%s): lineage waits", self.uri, type(error).__name__)
                 pause, away = min(2 * pause, AWAY_SECONDS_MAX), True
@@ -151,9 +154,9 @@ class _Cursor:
         return found or 0
 
     def set(self, position: int) -> None:
-        row = insert(cursors).values(name=self._name, position=position)
         with self._writer.begin() as connection:
-            connection.execute(row.on_conflict_do_update(["name"], set_={"position": position}))
+            connection.execute(delete(cursors).where(cursors.c.name == self._name))
+            connection.execute(insert(cursors).values(name=self._name, position=position))
 
 
 class _Store:

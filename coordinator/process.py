@@ -7,7 +7,9 @@ import ipaddress
 import logging
 import os
 import signal
+import socket
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from time import time
 
@@ -17,7 +19,7 @@ from sqlalchemy.exc import OperationalError
 from coordinator.bases import Bases
 from coordinator.broadcast import Broadcast
 from coordinator.catalog import Catalog
-from coordinator.errors import CoordinatorError
+from coordinator.errors import CoordinatorError, Fenced
 from coordinator.history import History
 from coordinator.home import Home, open_home
 from coordinator.integrate import Announcement, Integrator
@@ -26,7 +28,7 @@ from coordinator.lineage import Lineage, LineageOff
 from coordinator.measured import Measured
 from coordinator.members import Members
 from coordinator.receive import Receiver
-from coordinator.service import SUBMITS_MAX, Edge, Service
+from coordinator.service import SUBMITS_MAX, Edge, Service, port_in_use
 from protos.fedshare.v1.federation_pb2 import FederationSpec
 
 log = logging.getLogger(__name__)
@@ -46,16 +48,21 @@ def serve(
     port: int,
     lineage: bool = True,
     tracking_uri: str = "",
+    store: str = "",
+    blobs: str = "",
+    standby: bool = False,
 ) -> None:
-    """Run until SIGINT or SIGTERM. Raises CoordinatorError when it cannot start."""
+    """Run until SIGINT or SIGTERM. Raises CoordinatorError when it cannot start, and when another has taken over."""
     _must_be_loopback(host)
+    if standby:
+        _must_be_free(host, port)
     host = f"[{host}]" if ":" in host else host
     torch.set_num_threads(MERGE_THREADS)
-    with open_home(folder, wanted) as home:
+    with open_home(folder, wanted, store=store, blobs=blobs, standby=standby) as home:
         try:
             asyncio.run(_serve_until_signal(home, host, port, lineage, tracking_uri))
         except OperationalError as error:  # a full disk, while it starts
-            raise CoordinatorError(f"cannot write {folder / 'journal.sqlite'}: {error.orig}") from None
+            raise CoordinatorError(f"cannot write {home.place.database}: {error.orig}") from None
 
 
 async def _serve_until_signal(home: Home, host: str, port: int, with_lineage: bool, tracking_uri: str) -> None:
@@ -65,7 +72,16 @@ async def _serve_until_signal(home: Home, host: str, port: int, with_lineage: bo
 async def serve_home(
     home: Home, stop: asyncio.Event, host: str, port: int, with_lineage: bool = True, tracking_uri: str = ""
 ) -> None:
-    """Serve an open home until `stop` is set, then finish the entry at hand."""
+    """Serve an open home until `stop` is set, then finish the entry at hand. Raises CoordinatorError when fenced."""
+    loop = asyncio.get_running_loop()
+    home.fence.when_lost(lambda: loop.call_soon_threadsafe(stop.set))
+    with home.lease.beating(), suppress(Fenced):  # said below, whoever met it first
+        await _serve(home, stop, host, port, with_lineage, tracking_uri)
+    if home.fence.lost.is_set():
+        raise CoordinatorError(home.fence.why)
+
+
+async def _serve(home: Home, stop: asyncio.Event, host: str, port: int, with_lineage: bool, tracking_uri: str) -> None:
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS))
     catalog, journal = Catalog(home.engine), Journal(home.engine)
     members, measured = Members(home.engine), Measured(home.engine)
@@ -87,14 +103,15 @@ async def serve_home(
     integrator.start()
     lineage.start()
     try:
-        _write_address(home.address_file, f"{host}:{edge.port}")
+        home.address = f"{host}:{edge.port}"
+        _write_address(home.address_file, home.address)
         log.info("serving federation=%s at %s:%d home=%s head=%d", home.spec.name, host, edge.port, home.folder,
                  integrator.announcement.head.version)  # fmt: skip
         await stop.wait()
     finally:
         log.info("stopping")
         broadcast.close()
-        await edge.stop()
+        await edge.stop(at_once=home.fence.lost.is_set())
         await asyncio.to_thread(integrator.stop)
         await asyncio.to_thread(lineage.stop)
 
@@ -108,6 +125,17 @@ def _must_be_loopback(host: str) -> None:
         raise CoordinatorError(
             f"refusing to listen on {host}: the connection is not encrypted, so only loopback addresses are allowed"
         )
+
+
+def _must_be_free(host: str, port: int) -> None:
+    """Who stands by would otherwise find out when it is needed."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            raise port_in_use(f"{host}:{port}") from None
 
 
 def _stop_on_signals() -> asyncio.Event:

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 from collections.abc import Callable
 from time import time
-
-from sqlalchemy.exc import OperationalError
 
 from coordinator import admit
 from coordinator.bases import Bases
 from coordinator.blobs import Blobs
 from coordinator.errors import Refused
 from coordinator.journal import Decision, Journal, Submission
+from coordinator.trouble import TROUBLES, come_again
 from protos.fedshare.v1 import federation_pb2 as pb
 from share_algo import AlgebraError, Update
 from share_algo.codec import decode_update
 
 log = logging.getLogger(__name__)
-
-DISK_FULL = "the coordinator's disk is full: nothing was kept"
 
 
 class Receiver:
@@ -59,20 +55,12 @@ class Receiver:
             with self._blobs.holding(header.digest):
                 self._blobs.put(blob)
                 decision, repeated = self._journal.append(submission(header), time())
-        except (OSError, OperationalError) as error:
-            if disk_is_full(error):
-                raise Refused(pb.OUTCOME_RETRY_DISK_FULL, DISK_FULL) from None
-            raise
+        except TROUBLES as error:
+            raise come_again(error) from None
         log.info("received update=%s position=%d task=%s worker=%s base=%d bytes=%d", header.update_id,
                  decision.position, header.task, header.worker, header.base_version, header.nbytes)  # fmt: skip
         self._arrived()
         return decision, repeated
-
-
-def disk_is_full(error: Exception) -> bool:
-    if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    return isinstance(error, OperationalError) and "full" in str(error.orig)
 
 
 def _decoded(blob: bytes) -> Update:

@@ -11,16 +11,16 @@ from time import time
 from typing import Any
 
 import grpc
-from sqlalchemy.exc import OperationalError
 
 from coordinator import admit, replay, story, views
 from coordinator.broadcast import Broadcast
-from coordinator.errors import CoordinatorError, Refused, is_transient
+from coordinator.errors import CoordinatorError, Fenced, Refused, is_transient
 from coordinator.history import History
 from coordinator.journal import Decision
 from coordinator.measured import Measured
 from coordinator.members import Members
-from coordinator.receive import DISK_FULL, Receiver, disk_is_full
+from coordinator.receive import Receiver
+from coordinator.trouble import TROUBLES, come_again
 from protos.chunks import CHUNK_BYTES_MAX, Joiner, cut
 from protos.fedshare.v1 import federation_pb2 as pb
 from protos.fedshare.v1.federation_pb2_grpc import FederationServicer, add_FederationServicer_to_server
@@ -72,6 +72,10 @@ class Service(FederationServicer):
             return await self._submit(header, requests)
         except Refused as refused:
             return _refusal(header.update_id, refused)
+        except TROUBLES as error:
+            return _refusal(header.update_id, come_again(error))
+        except Fenced as fenced:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, str(fenced))
 
     async def Watch(self, request: pb.WatchRequest, context: Any) -> AsyncIterator[pb.VersionNotice]:
         async for newest in self._broadcast.follow():
@@ -179,15 +183,17 @@ class Edge:
         try:
             self.port = self._server.add_insecure_port(f"{host}:{port}")
         except RuntimeError:
-            raise CoordinatorError(
-                f"cannot listen on {host}:{port}: the port is in use; choose another --port"
-            ) from None
+            raise port_in_use(f"{host}:{port}") from None
 
     async def start(self) -> None:
         await self._server.start()
 
-    async def stop(self) -> None:
-        await self._server.stop(STOP_SECONDS_MAX)
+    async def stop(self, *, at_once: bool = False) -> None:
+        await self._server.stop(0 if at_once else STOP_SECONDS_MAX)
+
+
+def port_in_use(address: str) -> CoordinatorError:
+    return CoordinatorError(f"cannot listen on {address}: the port is in use; choose another --port")
 
 
 async def _answer(context: Any, call: Callable[..., Any], *args: object) -> Any:
@@ -198,10 +204,10 @@ async def _answer(context: Any, call: Callable[..., Any], *args: object) -> Any:
         await context.abort(_status(refused), refused.reason)
     except CoordinatorError as error:
         await context.abort(grpc.StatusCode.DATA_LOSS, str(error))
-    except (OSError, OperationalError) as error:
-        if not disk_is_full(error):
-            raise
-        await context.abort(grpc.StatusCode.ABORTED, DISK_FULL)
+    except TROUBLES as error:
+        await context.abort(grpc.StatusCode.ABORTED, come_again(error).reason)
+    except Fenced as fenced:
+        await context.abort(grpc.StatusCode.UNAVAILABLE, str(fenced))
 
 
 def _status(refused: Refused) -> grpc.StatusCode:

@@ -10,6 +10,7 @@ import logging
 from sqlalchemy import Engine, select
 
 from coordinator.blobs import Blobs
+from coordinator.database import wipe_deleted
 from coordinator.letting_go import SWEEP_WANTED
 from coordinator.tables import blocks, commands, cursors, entries, journal, restated, verdicts, writer
 from protos.fedshare.v1.federation_pb2 import OUTCOME_ERASED
@@ -33,10 +34,15 @@ def sweep_if_wanted(engine: Engine, blobs: Blobs) -> int:
     with engine.connect() as connection:
         if not connection.execute(select(cursors.c.position).where(of)).scalar():
             return 0
-    deleted = blobs.sweep(lambda: named(engine))
+    deleted = blobs.sweep(lambda: named(engine), lambda: _must_be_ours(engine))
+    wipe_deleted(engine)
     with writer(engine).begin() as connection:
         connection.execute(cursors.delete().where(of))
-    with engine.connect() as connection:  # overwritten in the file (secure_delete); now also gone from its log
-        connection.connection.driver_connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     log.info("swept: %d blobs deleted", deleted)
     return deleted
+
+
+def _must_be_ours(engine: Engine) -> None:
+    """Raises Fenced."""
+    with writer(engine).begin():
+        return

@@ -13,7 +13,12 @@ DEFAULT_COORDINATOR = f"127.0.0.1:{DEFAULT_PORT}"
 
 Coordinator = Annotated[
     str,
-    typer.Option("--coordinator", "-c", envvar="FEDSHARE_COORDINATOR", help="host:port of the coordinator."),
+    typer.Option(
+        "--coordinator",
+        "-c",
+        envvar="FEDSHARE_COORDINATOR",
+        help="host:port of the coordinator; more, separated by commas, where others stand by.",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 CommandId = Annotated[

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 from parts import WORDS, Coordinator, CoordinatorHere, Walk, federation_text, sentences, small_home, write_task_file
+from servers import S3, Postgres, postgres_binaries
 
 from protos.fedshare.v1 import federation_pb2 as pb
 
@@ -118,6 +119,34 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip(f"no disk of limited size can be mounted here: {mounted.stderr.strip()}")
     yield folder
     subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL of this test run's own."""
+    if postgres_binaries() is None:
+        pytest.skip("PostgreSQL is not installed here (on Debian and Ubuntu the package postgresql)")
+    with Postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3]:
+    """A server that speaks S3, which s3:// means for the rest of this test run."""
+    with S3() as server, pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environment.items():
+            patch.setenv(name, value)
+        server.make_bucket()
+        yield server
+
+
+@pytest.fixture(params=["sqlite and files", "postgresql and s3"])
+def place(request: pytest.FixtureRequest) -> dict[str, str]:
+    """Options of `open_home` for a new store of each kind."""
+    if request.param == "sqlite and files":
+        return {}
+    store, bucket = request.getfixturevalue("postgres"), request.getfixturevalue("s3")
+    return {"store": store.database(), "blobs": bucket.folder()}
 
 
 @pytest.fixture(scope="session")

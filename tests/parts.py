@@ -120,6 +120,10 @@ class Coordinator:
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def start(self) -> None:
         (self.home / "address").unlink(missing_ok=True)  # of one that was killed
         command = [sys.executable, "-m", "fedshare", "coordinator", "--home", str(self.home)]

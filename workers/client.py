@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TypeVar
+from contextlib import suppress
+from typing import Any, TypeVar
 
 import grpc
 from tenacity import (
@@ -44,7 +45,10 @@ AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.Sta
 
 
 class Client:
-    """Calls of fedshare.v1. With `patience_seconds` a call is tried again for that long while nobody answers."""
+    """Calls of fedshare.v1. With `patience_seconds` a call is tried again for that long while nobody answers.
+
+    address: host:port, or several separated by commas: whoever answers is the coordinator, the others stand by.
+    """
 
     def __init__(
         self,
@@ -54,23 +58,29 @@ class Client:
         waiting: Callable[[float], None] = lambda seconds: None,
     ):
         self.address, self._patience, self._waiting = address, patience_seconds, waiting
-        self._channel = grpc.insecure_channel(address, options=OPTIONS)
-        self._stub = FederationStub(self._channel)
+        self._channels = [grpc.insecure_channel(one.strip(), options=OPTIONS) for one in address.split(",")]
+        self._stubs = [FederationStub(channel) for channel in self._channels]
+        self._at = 0  # which of them answered last
 
     def __enter__(self) -> Client:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._channel.close()
+        for channel in self._channels:
+            channel.close()
+
+    @property
+    def _stub(self) -> FederationStub:
+        return self._stubs[self._at]
 
     def describe(self) -> pb.FederationSpec:
-        return self._unary(self._stub.Describe, pb.DescribeRequest())
+        return self._unary("Describe", pb.DescribeRequest())
 
     def join(self, worker: str, task: str, federation_id: str, base_fingerprint: str) -> pb.JoinReply:
         request = pb.JoinRequest(
             worker=worker, task=task, federation_id=federation_id, base_fingerprint=base_fingerprint
         )
-        return self._unary(self._stub.Join, request)
+        return self._unary("Join", request)
 
     def submit(self, header: pb.UpdateHeader, blob: bytes) -> pb.Receipt:
         """The receipt. Waits out what is transient; raises Refusal for what is final."""
@@ -90,12 +100,12 @@ class Client:
 
     def watch(self, worker: str = "", incarnation: int = 0) -> Iterator[pb.VersionNotice]:
         """The newest version, now and at each change, for WATCH_SECONDS_MAX; then it ends."""
-        request = pb.WatchRequest(worker=worker, incarnation=incarnation)
+        request, asked = pb.WatchRequest(worker=worker, incarnation=incarnation), self._at
         try:
             yield from self._stub.Watch(request, timeout=WATCH_SECONDS_MAX)
         except grpc.RpcError as error:
             if error.code() != grpc.StatusCode.DEADLINE_EXCEEDED:
-                raise _translated(error, self.address) from None
+                raise self._away(error, asked) from None
 
     def fetch(
         self,
@@ -114,28 +124,28 @@ class Client:
 
     def report(self, worker: str, incarnation: int, task: str, version: int, metrics: Mapping[str, float]) -> None:
         request = pb.ReportRequest(worker=worker, incarnation=incarnation, task=task, version=version, metrics=metrics)
-        self._unary(self._stub.Report, request)
+        self._unary("Report", request)
 
     def leave(self, worker: str, incarnation: int) -> None:
-        self._unary(self._stub.Leave, pb.LeaveRequest(worker=worker, incarnation=incarnation))
+        self._unary("Leave", pb.LeaveRequest(worker=worker, incarnation=incarnation))
 
     def story(self, update_id: str) -> pb.StoryReply:
-        return self._unary(self._stub.Story, pb.StoryRequest(update_id=update_id))
+        return self._unary("Story", pb.StoryRequest(update_id=update_id))
 
     def status(self) -> pb.StatusReply:
-        return self._unary(self._stub.Status, pb.StatusRequest())
+        return self._unary("Status", pb.StatusRequest())
 
     def versions(self, first: int = 0) -> list[pb.VersionRecord]:
         """All records from `first` on, page by page."""
         found: list[pb.VersionRecord] = []
-        while page := self._unary(self._stub.Versions, pb.VersionsRequest(first=first)).versions:
+        while page := self._unary("Versions", pb.VersionsRequest(first=first)).versions:
             found.extend(page)
             first = page[-1].version + 1
         return found
 
     def command(self, request: pb.CommandRequest) -> pb.Verdict:
         """Give the one writer a command, and wait for what becomes of it: at most COMMAND_SECONDS_MAX."""
-        position = self._unary(self._stub.Command, request).position
+        position = self._unary("Command", request).position
         deadline = time.monotonic() + COMMAND_SECONDS_MAX
         while time.monotonic() < deadline:
             for notice in self.watch():
@@ -154,19 +164,32 @@ class Client:
         return self._patiently(lambda: self._stub.Replay(pb.ReplayRequest(), timeout=COMMAND_SECONDS_MAX))
 
     def metrics(self, task: str = "") -> list[pb.Metric]:
-        return list(self._unary(self._stub.Metrics, pb.MetricsRequest(task=task)).metrics)
+        return list(self._unary("Metrics", pb.MetricsRequest(task=task)).metrics)
 
-    def _unary(self, method: Callable[..., Answer], request: object) -> Answer:
-        return self._patiently(lambda: method(request, timeout=CALL_SECONDS_MAX))
+    def _unary(self, method: str, request: object) -> Any:
+        return self._patiently(lambda: getattr(self._stub, method)(request, timeout=CALL_SECONDS_MAX))
+
+    def _away(self, error: grpc.RpcError, asked: int) -> WorkerError:
+        """Where nobody answered, the next call asks the next; another thread may have found out as well."""
+        if error.code() in AWAY and self._at == asked:
+            self._at = (asked + 1) % len(self._stubs)
+        return _translated(error, self.address)
 
     def _patiently(self, call: Callable[[], Answer]) -> Answer:
-        def translated() -> Answer:
+        def once() -> Answer:
+            asked = self._at
             try:
                 return call()
             except grpc.RpcError as error:
-                raise _translated(error, self.address) from None
+                raise self._away(error, asked) from None
             except ValueError as error:  # from Joiner: damaged on the way
                 raise CoordinatorAway(f"what {self.address} sent did not come whole: {error}") from None
+
+        def at_each() -> Answer:
+            for _ in self._stubs[1:]:
+                with suppress(CoordinatorAway):
+                    return once()
+            return once()
 
         def tell(state: RetryCallState) -> None:
             self._waiting(state.seconds_since_start or 0.0)
@@ -178,7 +201,7 @@ class Client:
             before_sleep=tell,
             reraise=True,
         )
-        return retrying(translated)
+        return retrying(at_each)
 
 
 def _translated(error: grpc.RpcError, address: str) -> WorkerError:

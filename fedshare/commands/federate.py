@@ -37,6 +37,15 @@ def coordinator(
     ] = options.DEFAULT_PORT,
     tracking_uri: Annotated[str, typer.Option(help="MLflow tracking server; else a store in HOME/lineage.")] = "",
     lineage: Annotated[bool, typer.Option(help="Show versions in MLflow.")] = True,
+    store: Annotated[
+        str, typer.Option(envvar="FEDSHARE_STORE", help="postgresql://user@host/database; else a file in HOME.")
+    ] = "",
+    blobs: Annotated[
+        str, typer.Option(envvar="FEDSHARE_BLOBS", help="Folder or URL (s3://bucket/path, gs://...); else HOME/blobs.")
+    ] = "",
+    standby: Annotated[
+        bool, typer.Option("--standby", help="Wait until no other coordinator leads this federation, then do.")
+    ] = False,
 ) -> None:
     """Take updates in, merge them, tell of new versions. Stop it with Ctrl-C; started again it goes on."""
     from coordinator.process import serve
@@ -48,7 +57,10 @@ def coordinator(
     parsed = read_federation_file(file) if file else None
     folder = home or Path("fedshare-home") / (parsed.name if parsed else "")
     wanted = parsed.spec() if parsed else None
-    serve(folder, wanted, host=host, port=port, lineage=lineage, tracking_uri=tracking_uri)
+    serve(
+        folder, wanted, host=host, port=port, lineage=lineage, tracking_uri=tracking_uri,
+        store=store, blobs=blobs, standby=standby,
+    )  # fmt: skip
 
 
 def worker(

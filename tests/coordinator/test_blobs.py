@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -46,18 +48,19 @@ def test_missing_blob_is_named(tmp_path: Path):
         Blobs(tmp_path).get("a" * 64)
 
 
-def test_sweep_spares_what_a_row_is_about_to_name(tmp_path: Path):
-    blobs = Blobs(tmp_path / "blobs")
-    old, named = blobs.put(b"old"), blobs.put(b"named")
-    held: list[str] = []
+def test_blob_is_on_disk_before_it_has_its_name_and_its_name_before_put_returns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    blobs, steps = Blobs(tmp_path / "blobs"), []
 
-    def rows() -> set[str]:
-        with blobs.holding(digest_of(b"arriving")):  # it comes after the sweep has begun
-            held.append(blobs.put(b"arriving"))
-        return {named}
+    def seen(name: str, what: Callable[..., str]) -> None:
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *given: (steps.append(what(*given)), real(*given))[1])
 
-    assert blobs.sweep(rows) == 1
-    assert [blobs.path(digest).exists() for digest in (old, named, *held)] == [False, True, True]
+    seen("fsync", lambda handle: f"fsync {Path(os.readlink(f'/proc/self/fd/{handle}')).suffix or 'folder'}")
+    seen("rename", lambda old, new: f"rename {Path(old).suffix} {Path(new).suffix}")
+    blobs.put(b"content")
+    assert steps == ["fsync .part", "rename .part .safetensors", "fsync folder"]
 
 
 def test_torn_files_are_cleared_away_at_the_start(tmp_path: Path):

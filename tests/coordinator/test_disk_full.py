@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -146,3 +147,23 @@ def test_coordinator_that_starts_on_a_full_disk_says_so_and_ends(tiny_disk: Path
     ballast.away()
     with Coordinator(home, "--no-lineage", log=tiny_disk.parent / "log") as coordinator:
         assert coordinator.status().head == 0
+
+
+def test_journal_that_cannot_be_written_asks_for_another_try_and_keeps_nothing(small: Coordinator):
+    """Not a full disk: what SQLite calls a disk I/O error."""
+    journal = small.home / "journal.sqlite-wal"
+    with RawWorker(small.address) as raw:
+        base, blob = raw.blob(random_adapter(raw.spec, 1))
+        header = raw.header(blob, base)
+        unlimited = resource.prlimit(small.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(small.pid, resource.RLIMIT_FSIZE, (journal.stat().st_size, unlimited[1]))
+        refused = raw.submit(header, blob)
+        assert (refused.outcome, refused.is_transient, refused.position) == (pb.OUTCOME_RETRY_STORE, True, 0)
+        assert refused.reason == (
+            "the coordinator's store does not answer just now (disk I/O error): send it again later"
+        )
+        with small.client() as client, pytest.raises(WorkerError, match="store does not answer just now"):
+            client.join("new", "task", "", raw.spec.base.fingerprint)
+        resource.prlimit(small.pid, resource.RLIMIT_FSIZE, unlimited)
+        assert raw.submit(header, blob).outcome == pb.OUTCOME_QUEUED
+    assert small.drained().merged == 1

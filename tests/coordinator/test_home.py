@@ -32,7 +32,10 @@ def refuses_to_start(home: Path, *options: object) -> str:
 
 def test_second_coordinator_on_a_home_is_refused_and_the_first_goes_on(shared_small: Coordinator):
     said = refuses_to_start(shared_small.home)
-    assert said == f"another coordinator is running on {shared_small.home}: stop it, or use another --home"
+    assert said == (
+        f"another coordinator (process {shared_small.pid} on {socket.gethostname()}) is running on {shared_small.home}:"
+        " stop it, use another --home, or wait for it with --standby"
+    )
     assert (shared_small.home / "address").read_text() == shared_small.address
     assert shared_small.status().head == 0
 

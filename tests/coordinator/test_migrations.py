@@ -12,7 +12,10 @@ from alembic.runtime.migration import MigrationContext
 from parts import Coordinator, fedshare, one_sentence, small_home
 from sqlalchemy import Engine, create_engine, inspect, text
 
-from coordinator import tables
+from coordinator import lease, tables
+from coordinator.database import open_sqlite
+from coordinator.home import open_home
+from coordinator.tables import writer
 from protos.fedshare.v1 import federation_pb2 as pb
 
 FIRST_RELEASE = Path(__file__).parent / "first_release"
@@ -64,23 +67,28 @@ def test_migration_that_is_cut_off_leaves_the_home_as_it_was(old_home: Path, mon
         migrate(connection)
         raise KeyboardInterrupt
 
-    migrate = tables.migrate
-    monkeypatch.setattr(tables, "migrate", cut)
+    migrate = lease.migrate
+    monkeypatch.setattr(lease, "migrate", cut)
     database = sqlite3.connect(old_home / "journal.sqlite")
     before = list(database.iterdump())
     with pytest.raises(KeyboardInterrupt):
-        tables.open_database(old_home / "journal.sqlite")
+        open_home(old_home)
     assert list(database.iterdump()) == before
 
 
 def test_migrations_make_exactly_the_tables_that_queries_are_written_with(tmp_path: Path, old_home: Path):
     declared = create_engine("sqlite://")
     tables.metadata.create_all(declared)
-    for file in (tmp_path / "new.sqlite", old_home / "journal.sqlite"):
-        migrated = tables.open_database(file)
+    for home in (small_home(tmp_path / "new"), opened(old_home)):
+        migrated = open_sqlite(home / "journal.sqlite")
         with migrated.connect() as connection:
             assert compare_metadata(MigrationContext.configure(connection), tables.metadata) == []
         assert shape(migrated) == shape(declared)
+
+
+def opened(home: Path) -> Path:
+    with open_home(home):
+        return home
 
 
 def shape(engine: Engine) -> dict[str, object]:
@@ -99,6 +107,9 @@ def shape(engine: Engine) -> dict[str, object]:
 
 
 def test_disk_holds_a_commit_when_it_returns(tmp_path: Path):
-    with tables.open_database(tmp_path / "journal.sqlite").connect() as connection:
-        settings = [connection.execute(text(f"PRAGMA {name}")).scalar() for name in ("synchronous", "journal_mode")]
+    with open_home(small_home(tmp_path / "home")) as home:
+        with writer(home.engine, unsynced=True).begin():
+            pass  # of a beat, on the one connection there is
+        with writer(home.engine).begin() as connection:
+            settings = [connection.execute(text(f"PRAGMA {name}")).scalar() for name in ("synchronous", "journal_mode")]
     assert settings == [2, "wal"]  # 2: FULL

@@ -43,6 +43,7 @@ class Outcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     OUTCOME_RETRY_DISK_FULL: _ClassVar[Outcome]
     OUTCOME_RETRY_DIGEST: _ClassVar[Outcome]
     OUTCOME_RETRY_BUSY: _ClassVar[Outcome]
+    OUTCOME_RETRY_STORE: _ClassVar[Outcome]
     OUTCOME_SUPERSEDED: _ClassVar[Outcome]
     OUTCOME_TOO_STALE: _ClassVar[Outcome]
 
@@ -82,6 +83,7 @@ OUTCOME_REFUSED_LABELS: Outcome
 OUTCOME_RETRY_DISK_FULL: Outcome
 OUTCOME_RETRY_DIGEST: Outcome
 OUTCOME_RETRY_BUSY: Outcome
+OUTCOME_RETRY_STORE: Outcome
 OUTCOME_SUPERSEDED: Outcome
 OUTCOME_TOO_STALE: Outcome
 VERSION_KIND_UNSPECIFIED: VersionKind

@@ -1,0 +1,39 @@
+"""The fencing token: who has an older one than the store's may write nothing more, whatever it believes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from sqlalchemy import Connection, select
+
+from coordinator.errors import Fenced
+from coordinator.tables import lease
+
+_ROW = select(lease.c.token, lease.c.holder).with_for_update()
+"""Locked until the transaction ends: nobody takes over before its commit. SQLite's writers are alone anyway."""
+
+
+class Fence:
+    """Of one process and one store; `check` comes first in every transaction that writes."""
+
+    def __init__(self) -> None:
+        self.token = 0
+        self.lost, self.why = threading.Event(), ""
+        self._tell: Callable[[], object] = lambda: None
+
+    def when_lost(self, tell: Callable[[], object]) -> None:
+        """Call `tell`, from any thread, as soon as it is known that another has taken over."""
+        self._tell = tell
+        if self.lost.is_set():
+            tell()
+
+    def check(self, connection: Connection) -> None:
+        """Raises Fenced."""
+        row = connection.execute(_ROW).one_or_none()
+        if (row.token if row else 0) == self.token:
+            return
+        self.why = f"another coordinator ({row.holder if row else 'unknown'}) has taken over: this one has ended"
+        self.lost.set()
+        self._tell()
+        raise Fenced(self.why)
