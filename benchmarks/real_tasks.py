@@ -106,16 +106,17 @@ def _local(base: BaseModel, spec: pb.FederationSpec, tasks: list[TaskData], cons
 
 
 def _bytes_at(home: Path, width: int) -> tuple[int, int]:
-    """What the updates and LoRA's would take in all, were the model that wide: int8 directions and heads, float32."""
+    """What the updates and LoRA's would take in all, were the model that wide: directions as they travel, int8 heads; float32."""
     sent = lora = 0
+    bits = read_federation_file(FILE).subspace.direction_bits
     with sqlite3.connect(home / "journal.sqlite") as connection:
         digests = [digest for (digest,) in connection.execute("select digest from journal")]
     for digest in digests:
         blob = (home / "blobs" / f"{digest}.safetensors").read_bytes()
         update = decode_update(blob)
         (rows, narrow), *_ = (tensor.shape for tensor in update.entry.head.values() if tensor.ndim == 2)
-        columns = sum(sum(d.widths) for d in update.block.values()) + rows
-        sent += len(blob) + columns * (width - narrow)
+        columns = sum(sum(d.widths) for d in update.block.values())
+        sent += len(blob) + (columns * bits // 8 + rows) * (width - narrow)
         lora += 4 * (len(update.entry.coefficients) * RANK * 2 * width + rows * (width + 1))
     return sent, lora
 
