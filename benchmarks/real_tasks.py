@@ -106,7 +106,7 @@ def _local(base: BaseModel, spec: pb.FederationSpec, tasks: list[TaskData], cons
 
 
 def _bytes_at(home: Path, width: int) -> tuple[int, int]:
-    """What the updates and LoRA's would take in all, were the model that wide: int8 heads, directions as they travel; float32."""
+    """What the updates and LoRA's (float32) would take in all, were the model that wide."""
     sent = lora = 0
     bits = read_federation_file(FILE).subspace.direction_bits
     with sqlite3.connect(home / "journal.sqlite") as connection:
