@@ -44,13 +44,20 @@ def test_every_entry_moves_by_at_most_half_a_step_of_its_column(seed: int, bits:
 @pytest.mark.parametrize("shapes", [(5, 3), (4, 3), (1, 1), (3, 0)])
 def test_directions_in_halves_come_back_bitwise_whatever_their_number(shapes: tuple[int, int]) -> None:
     g = torch.Generator().manual_seed(1)
-    tensors = {f"{kind}/m": torch.randn(*shapes, generator=g) for kind in ("in", "out")}
-    tensors |= {"P/m": torch.randn(4, 3, generator=g)}
+    tensors = {"out/m": torch.randn(*shapes, generator=g), "P/m": torch.randn(4, 3, generator=g)}
     flat = reduced(tensors, 4)
     numbers, layout = packed(flat)
     again = unpacked(numbers, layout)
     assert again.keys() == flat.keys() and all(torch.equal(again[name], flat[name]) for name in flat)
-    assert sum(t.numel() for n, t in numbers.items() if n == "halves") == math.ceil(2 * shapes[0] * shapes[1] / 2)
+    assert sum(t.numel() for n, t in numbers.items() if n == "halves") == math.ceil(shapes[0] * shapes[1] / 2)
+
+
+def test_a_layout_with_halves_of_other_bits_is_refused() -> None:
+    numbers, layout = packed(reduced({"out/m": torch.ones(4, 2)}, 4))
+    assert layout == {"m": {"out": [4, 2, 4]}}
+    for shape in ([4, 2, 5], [4, 2, 4, 4]):
+        with pytest.raises(AlgebraError, match="in halves"):
+            unpacked(numbers, {"m": {"out": shape}})
 
 
 def test_directions_of_four_bits_take_half_the_bytes_of_eight() -> None:
