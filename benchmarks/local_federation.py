@@ -23,11 +23,11 @@ Tell = Callable[[str, float], None]
 
 @dataclass(frozen=True)
 class Local:
-    """accuracies: 0..1 at the end by task; forgotten: largest loss of one since learned; sent, kept: bytes."""
+    """accuracies: 0..1 at the end by task; forgotten: largest loss of one since learned; sent: blobs; kept: bytes."""
 
     accuracies: Mapping[str, float]
     forgotten: float
-    sent: Mapping[str, int]
+    sent: Mapping[str, bytes]
     kept: int
     kept_with_basis: int
 
@@ -42,7 +42,7 @@ def federate(
         basis = versions[max(0, number + 1 - at_once)].basis
         blob = fit(base, spec, basis, task).blob
         adapter = lift(decode_update(blob), basis)
-        sent[task.name], learned[task.name] = len(blob), _accuracy(base, spec, task, adapter)
+        sent[task.name], learned[task.name] = blob, _accuracy(base, spec, task, adapter)
         versions.append(merge(versions[-1], task.name, adapter, tolerance=spec.tolerance).subspace)
         tell(task.name, learned[task.name])
     head = versions[-1]
