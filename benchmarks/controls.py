@@ -2,7 +2,7 @@
 
     python -m benchmarks.controls --data DIR [--first 4] [--methods learned,random] [--out FILE]
 
-lora         one plain LoRA per task (all tasks). The first tasks' adapters make the basis
+lora         one plain LoRA per task; not asked for, only the first tasks', whose adapters make the basis
 Then, for each of the other tasks, at the same number of steps, nothing but coefficients and a head is trained in
 learned      the first tasks' directions, appended within 10 %
 random       as many random columns                       random64    64 columns, derived from a seed
@@ -171,10 +171,11 @@ def main() -> None:
         saved = {m: {n: vars(x) for n, x in by_task.items()} for m, by_task in results.items()}
         Path(options.out).write_text(json.dumps(saved, indent=1))
 
-    for name in setting.tasks:
+    methods = options.methods.split(",")
+    for name in list(setting.tasks)[: None if "lora" in methods else setting.first]:
         note("lora", name, lambda name=name: lora(setting, name))
     later = {name: task for name, task in list(setting.tasks.items())[setting.first :]}
-    for method in options.methods.split(","):
+    for method in [m for m in methods if m != "lora"]:
         if method in BASES:
             basis = BASES[method](setting)
             for name, task in later.items():
@@ -195,7 +196,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--data", required=True)
     parser.add_argument("--tasks", default="")
     parser.add_argument("--first", type=int, default=4, help="tasks whose adapters make the basis")
-    parser.add_argument("--methods", default=",".join([*BASES, "mean", "frozen", "joint", "sequential"]))
+    parser.add_argument("--methods", default=",".join(["lora", *BASES, "mean", "frozen", "joint", "sequential"]))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", default="controls.json")
@@ -214,7 +215,9 @@ def _table(results: Mapping[str, Mapping[str, Measured]], later: Sequence[str]) 
     for column in ("method", "accuracy, %", "of it forgotten", "bytes a task"):
         shown.add_column(column, justify="left" if column == "method" else "right")
     for method, by_task in results.items():
-        found = [by_task[name] for name in later]
+        found = [by_task[name] for name in later if name in by_task]
+        if not found:
+            continue
         means = [
             sum(values) / len(found)
             for values in zip(*((m.accuracy, m.forgotten, m.nbytes) for m in found), strict=True)

@@ -1,9 +1,10 @@
 """A federation on real tasks beside its baselines, on the same data and with the same number of steps:
 
-federation   `fedshare run`: what the README's command does, coordinator, gRPC, Ray and all
+federation   `fedshare run`: what the README's command does, coordinator, gRPC, Ray and all (seed 0)
+local        the same functions in one process (local_federation.py), for further seeds
 lora         one plain LoRA per task (each of the learning rates given; the best mean counts)
 
-python -m benchmarks.real_tasks --data DIR [--tasks a,b] [--methods lora] [--out FILE]
+python -m benchmarks.real_tasks --data DIR [--tasks a,b] [--methods lora] [--seed 1] [--out FILE]
 Other controls are in controls.py.
 """
 
@@ -15,7 +16,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import TrainerCallback
 
+from benchmarks.local_federation import federate
 from fedshare.federation_file import FederationFile, read_federation_file, with_sources
 from protos.fedshare.v1 import federation_pb2 as pb
 from share_algo.codec import decode_update
@@ -35,8 +37,8 @@ from workers.tasks import TaskData, load_task
 FILE = Path(__file__).with_name("real_tasks.toml")
 LORA_RATES = (3e-3, 6e-3)
 RANK = 8
-WIDTHS = (768, 4096)
-"""Of hidden layers, for which bytes are worked out as well."""
+WIDTHS = (384, 768, 4096)
+"""Of hidden layers, for which bytes are worked out; the first is MiniLM's own."""
 
 Method = Callable[[BaseModel, pb.FederationSpec, TaskData], PeftModel]
 
@@ -45,12 +47,15 @@ def main() -> None:
     options = _options()
     torch.set_num_threads(options.threads)
     console = Console(stderr=True)
-    file = with_sources(read_federation_file(FILE), FILE.parent, options.data, options.tasks)
+    file = read_federation_file(FILE).model_copy(update={"seed": options.seed})
+    file = with_sources(file, FILE.parent, options.data, options.tasks)
     results: dict[str, dict[str, float]] = {}
     if "federation" in options.methods:
         results["federation"] = _federation(options.data, options.tasks, options.home)
     spec, base = file.spec(), find_base_model(file.base.model)
-    for label, method in _methods(options.methods):
+    if "local" in options.methods:
+        results["local"] = _local(base, spec, [task_data(file, t.name, t.source) for t in file.tasks], console)
+    for label, method in _methods(options.methods, options.rates):
         results[label] = {}
         for number, task in enumerate(file.tasks, start=1):
             started = time.monotonic()
@@ -67,10 +72,16 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--data", required=True)
     parser.add_argument("--tasks", default="")
     parser.add_argument("--methods", default="federation,lora")
+    parser.add_argument("--rates", type=_rates, default=LORA_RATES, help="LoRA's, separated by commas")
+    parser.add_argument("--seed", type=int, default=0, help="of all but `federation`, which is the file's")
     parser.add_argument("--home", default="real-home", help="of the federation; must be new")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", default="real_tasks.json")
     return parser.parse_args()
+
+
+def _rates(said: str) -> tuple[float, ...]:
+    return tuple(float(rate) for rate in said.split(","))
 
 
 def _federation(data: str, tasks: str, home: str) -> dict[str, float]:
@@ -78,31 +89,48 @@ def _federation(data: str, tasks: str, home: str) -> dict[str, float]:
     command = [sys.executable, "-m", "fedshare", "run", str(FILE), "--data", data, "--tasks", tasks, "--home", home]
     answer = subprocess.run([*command, "--json"], check=True, stdout=subprocess.PIPE, text=True).stdout
     (Path(home) / "results.json").write_text(answer)
-    for width in WIDTHS:
-        sent, lora = _bytes_at(Path(home), width)
-        print(f"the same directions and coefficients at a width of {width}: {sent:,} of {lora:,}, {sent / lora:.1%}")
+    with sqlite3.connect(Path(home) / "journal.sqlite") as connection:
+        digests = [digest for (digest,) in connection.execute("select digest from journal")]
+    _print_bytes([(Path(home) / "blobs" / f"{digest}.safetensors").read_bytes() for digest in digests])
     return {task["task"]: task["accuracy_at_head"] for task in json.loads(answer)["tasks"]}
 
 
-def _bytes_at(home: Path, width: int) -> tuple[int, int]:
-    """What the updates and LoRA's would take in all, were the model that wide: int8 directions and heads, float32."""
+def _local(base: BaseModel, spec: pb.FederationSpec, tasks: list[TaskData], console: Console) -> dict[str, float]:
+    def tell(name: str, accuracy: float) -> None:
+        console.print(f"local {name}: {accuracy:.4f}", highlight=False)
+
+    found = federate(base, spec, tasks, tell)
+    sent = {name: len(blob) for name, blob in found.sent.items()}
+    print(f"sent {sum(sent.values()):,} bytes, kept {found.kept:,}, with the basis {found.kept_with_basis:,}")
+    print(f"sent by task: {sent}; most forgotten: {found.forgotten:.4f}")
+    _print_bytes(found.sent.values())
+    return dict(found.accuracies)
+
+
+def _print_bytes(blobs: Iterable[bytes]) -> None:
+    blobs = list(blobs)
+    for width in WIDTHS:
+        sent, lora = _bytes_at(blobs, width)
+        print(f"the same directions and coefficients at a width of {width}: {sent:,} of {lora:,}, {sent / lora:.1%}")
+
+
+def _bytes_at(blobs: Iterable[bytes], width: int) -> tuple[int, int]:
+    """What the updates and LoRA's (float32) would take in all, were the model that wide."""
     sent = lora = 0
-    with sqlite3.connect(home / "journal.sqlite") as connection:
-        digests = [digest for (digest,) in connection.execute("select digest from journal")]
-    for digest in digests:
-        blob = (home / "blobs" / f"{digest}.safetensors").read_bytes()
+    bits = read_federation_file(FILE).subspace.direction_bits
+    for blob in blobs:
         update = decode_update(blob)
         (rows, narrow), *_ = (tensor.shape for tensor in update.entry.head.values() if tensor.ndim == 2)
-        columns = sum(sum(d.widths) for d in update.block.values()) + rows
-        sent += len(blob) + columns * (width - narrow)
+        columns = sum(sum(d.widths) for d in update.block.values())
+        sent += len(blob) + (columns * bits // 8 + rows) * (width - narrow)
         lora += 4 * (len(update.entry.coefficients) * RANK * 2 * width + rows * (width + 1))
     return sent, lora
 
 
-def _methods(names: str) -> list[tuple[str, Method]]:
+def _methods(names: str, rates: Sequence[float]) -> list[tuple[str, Method]]:
     found: list[tuple[str, Method]] = []
     if "lora" in names:
-        found += [(f"lora {rate:g}", _lora(rate)) for rate in LORA_RATES]
+        found += [(f"lora {rate:g}", _lora(rate)) for rate in rates]
     return found
 
 

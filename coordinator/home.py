@@ -34,7 +34,7 @@ class Home:
     """An open home. Use as a context manager: leaving it lets the lease go."""
 
     def __init__(self, place: Place, spec: FederationSpec, engine: Engine, lease: Lease):
-        self.folder, self.spec, self.engine, self.lease = place.folder, spec, engine, lease
+        self.place, self.folder, self.spec, self.engine, self.lease = place, place.folder, spec, engine, lease
         self.is_shared = bool(place.store)
         self.fence = fence_of(engine)
         self.blobs = Blobs(place.blobs or place.folder / "blobs")

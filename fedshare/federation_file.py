@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -34,7 +34,8 @@ class Subspace(Section):
     new_directions: trained per side and module while the basis has fewer than basis_target columns. Later tasks
     begin inside the basis, with new_directions_later beside it.
     update_tolerance: relative dW error that a worker accepts, before it measures and sends, for a smaller update.
-    tolerance: the same for the coordinator's merge; the default is rounding and no more.
+    direction_bits: of a number of a new direction as it travels, 4 or 8; lost before it is measured, too.
+    tolerance: relative dW error of the coordinator's merge; the default is rounding and no more.
     """
 
     rank: int = Field(default=8, ge=1, le=1024)
@@ -42,7 +43,8 @@ class Subspace(Section):
     new_directions: int = Field(default=8, ge=1, le=1024)
     new_directions_later: int = Field(default=8, ge=0, le=1024)
     basis_target: int = Field(default=12, ge=1)
-    update_tolerance: float = Field(default=0.2, ge=0, lt=1)
+    update_tolerance: float = Field(default=0.06, ge=0, lt=1)
+    direction_bits: Literal[4, 8] = 4
 
 
 class Recipe(Section):
@@ -152,6 +154,7 @@ class FederationFile(Section):
                 later=self.subspace.new_directions_later,
                 basis_target=self.subspace.basis_target,
                 tolerance=self.subspace.update_tolerance,
+                bits=self.subspace.direction_bits,
             ),
             recipe=pb.Recipe(**recipe),
             budget=self.budget.message(),

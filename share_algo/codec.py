@@ -41,10 +41,11 @@ def encode_entry(entry: TaskEntry) -> bytes:
     return save(_flat_entry(entry), _metadata(_about(entry)))
 
 
-def encode_update(update: Update, *, compact: bool = False) -> bytes:
-    """compact: rounded (see quantise.py); `decode_update` of it is then what is sent, so measure that."""
+def encode_update(update: Update, *, compact: bool = False, direction_bits: int = 8) -> bytes:
+    """compact: rounded (see quantise.py), directions to 4 or 8 bits a number; `decode_update` of it is then what is
+    sent, so measure that."""
     flat = {**_flat_block(update.block), **_flat_entry(update.entry)}
-    flat, layout = packed(reduced(flat)) if compact else (flat, {})
+    flat, layout = packed(reduced(flat, direction_bits)) if compact else (flat, {})
     return save(flat, _metadata({**_about(update.entry), "packed": layout}))
 
 

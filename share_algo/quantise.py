@@ -1,6 +1,7 @@
 """The compact form of named tensors: fewer bytes, and a meaning of its own that is exact.
 
     directions, coefficients    int8, one float32 scale a column      NAME -> NAME (int8) and NAME + ".scale"
+    directions, where asked     the same in steps of -7 .. 7: pack.py puts two of them in a byte
     weights of heads            int8, one power of two a row          likewise; exact in bfloat16
     all others                  bfloat16
 
@@ -19,20 +20,25 @@ from share_algo.errors import AlgebraError
 
 SCALE = ".scale"
 LEVELS = 127
-BY_COLUMN = ("out/", "in/", "P/", "Q/")
+LEVELS_BY_BITS = {4: 7, 8: LEVELS}
+DIRECTIONS = ("out/", "in/")
+BY_COLUMN = (*DIRECTIONS, "P/", "Q/")
 HEAD = "head/"
 
 
-def reduced(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def reduced(tensors: Mapping[str, Tensor], direction_bits: int = 8) -> dict[str, Tensor]:
     """The compact form of float tensors by name.
 
-    An entry moves by at most max / (2 LEVELS) of its column, twice that of its row in a head. AlgebraError where a name
-    is taken by another's scale.
+    An entry moves by at most max / (2 LEVELS) of its column, twice that of its row in a head. Directions of 4 bits have
+    7 levels. AlgebraError where a name is taken by another's scale, or directions cannot have so many bits.
     """
+    if direction_bits not in LEVELS_BY_BITS:
+        raise AlgebraError(f"directions have 4 or 8 bits a number, not {direction_bits}")
     small: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         if name.startswith(BY_COLUMN):
-            small[name], small[name + SCALE] = _quantised(tensor)
+            levels = LEVELS_BY_BITS[direction_bits] if name.startswith(DIRECTIONS) else LEVELS
+            small[name], small[name + SCALE] = _quantised(tensor, levels)
         elif tensor.ndim == 2 and tensor.numel():
             steps, scale = _quantised(tensor.T, power_of_two=True)
             small[name], small[name + SCALE] = steps.T.contiguous(), scale
@@ -73,8 +79,8 @@ def _is_int8(tensor: Tensor | None) -> bool:
     return tensor is not None and tensor.dtype == torch.int8
 
 
-def _quantised(tensor_NK: Tensor, *, power_of_two: bool = False) -> tuple[Tensor, Tensor]:
-    scale_K = tensor_NK.abs().amax(dim=0).float() / LEVELS
+def _quantised(tensor_NK: Tensor, levels: int = LEVELS, *, power_of_two: bool = False) -> tuple[Tensor, Tensor]:
+    scale_K = tensor_NK.abs().amax(dim=0).float() / levels
     if power_of_two:
         scale_K = scale_K.clamp_min(torch.finfo(torch.float32).tiny).log2().ceil().exp2()
     steps = tensor_NK / scale_K.clamp_min(torch.finfo(torch.float32).tiny)

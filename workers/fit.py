@@ -56,7 +56,7 @@ def fit(
     started = time.monotonic()
     train(model, base, _recipe(spec, later), task.train, spec.seed, steps, _Steps(progress, pause_seconds))
     small = append(basis, release(model), tolerance=spec.directions.tolerance).update
-    blob = encode_update(small, compact=True)
+    blob = encode_update(small, compact=True, direction_bits=directions.bits or 8)
     attach(model, lift(decode_update(blob), basis))
     return Fitted(model, blob, steps, time.monotonic() - started)
 

@@ -24,6 +24,10 @@ MISTAKES = {
         'name = "x"\n[subspace]\ntolerance = 1.0',
         "subspace.tolerance: Input should be less than 1",
     ),
+    "directions of three bits": (
+        'name = "x"\n[subspace]\ndirection_bits = 3',
+        "subspace.direction_bits: Input should be 4 or 8",
+    ),
     "a negative seed": ('name = "x"\nseed = -1', "seed: Input should be greater than or equal to 0"),
     "a seed beyond 64 bits": (f'name = "x"\nseed = {2**64}', "seed: Input should be less than"),
     "epochs that are infinite": (

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from share_algo import Adapter, AlgebraError, Basis, Factors, append, lift
 from share_algo.canonical import difference_norm, norm
 from share_algo.codec import decode_update, encode_update
-from share_algo.pack import unpacked
-from share_algo.quantise import LEVELS, reduced, restored
+from share_algo.pack import packed, unpacked
+from share_algo.quantise import LEVELS, LEVELS_BY_BITS, reduced, restored
 
 
 def factors(g: torch.Generator, N: int = 300, D: int = 300) -> Factors:
@@ -25,17 +25,51 @@ def sample(seed: int) -> Adapter:
     return Adapter({"m": factors(g, 400)}, {"classifier.weight": torch.randn(3, 40, generator=g)})
 
 
-@given(st.integers(0, 2**31))
-def test_rounding_twice_gives_the_same_bytes(seed: int) -> None:
-    blob = encode_update(append(Basis(), sample(seed)).update, compact=True)
-    assert encode_update(decode_update(blob), compact=True) == blob
+@given(st.integers(0, 2**31), st.sampled_from([4, 8]), st.integers(5, 12))
+def test_rounding_twice_gives_the_same_bytes(seed: int, bits: int, N: int) -> None:
+    g = torch.Generator().manual_seed(seed)
+    adapter = Adapter({"a": factors(g, N, 7), "b": factors(g, 5, N)}, sample(seed).head)
+    blob = encode_update(append(Basis(), adapter).update, compact=True, direction_bits=bits)
+    assert encode_update(decode_update(blob), compact=True, direction_bits=bits) == blob
 
 
-@given(st.integers(0, 2**31))
-def test_every_entry_moves_by_at_most_half_a_step_of_its_column(seed: int) -> None:
+@given(st.integers(0, 2**31), st.sampled_from([4, 8]))
+def test_every_entry_moves_by_at_most_half_a_step_of_its_column(seed: int, bits: int) -> None:
     tensor = torch.randn(50, 6, generator=torch.Generator().manual_seed(seed))
-    moved = (restored(reduced({"out/m": tensor}))["out/m"] - tensor).abs()
-    assert (moved <= 0.5001 * tensor.abs().amax(dim=0) / LEVELS).all()
+    for name, levels in (("out/m", LEVELS_BY_BITS[bits]), ("P/m", LEVELS)):
+        moved = (restored(reduced({name: tensor}, bits))[name] - tensor).abs()
+        assert (moved <= 0.5001 * tensor.abs().amax(dim=0) / levels).all()
+
+
+@pytest.mark.parametrize("shapes", [(5, 3), (4, 3), (1, 1), (3, 0)])
+def test_directions_in_halves_come_back_bitwise_whatever_their_number(shapes: tuple[int, int]) -> None:
+    g = torch.Generator().manual_seed(1)
+    tensors = {"out/m": torch.randn(*shapes, generator=g), "P/m": torch.randn(4, 3, generator=g)}
+    flat = reduced(tensors, 4)
+    numbers, layout = packed(flat)
+    again = unpacked(numbers, layout)
+    assert again.keys() == flat.keys() and all(torch.equal(again[name], flat[name]) for name in flat)
+    assert sum(t.numel() for n, t in numbers.items() if n == "halves") == math.ceil(shapes[0] * shapes[1] / 2)
+
+
+def test_a_layout_with_halves_of_other_bits_is_refused() -> None:
+    numbers, layout = packed(reduced({"out/m": torch.ones(4, 2)}, 4))
+    assert layout == {"m": {"out": [4, 2, 4]}}
+    for shape in ([4, 2, 5], [4, 2, 4, 4]):
+        with pytest.raises(AlgebraError, match="in halves"):
+            unpacked(numbers, {"m": {"out": shape}})
+
+
+def test_directions_of_four_bits_take_half_the_bytes_of_eight() -> None:
+    update = append(Basis(), Adapter({"m": factors(torch.Generator().manual_seed(0), 2000, 2000)})).update
+    eight, four = (len(encode_update(update, compact=True, direction_bits=bits)) for bits in (8, 4))
+    assert four < 0.55 * eight
+
+
+@pytest.mark.parametrize("bits", [0, 3, 16])
+def test_directions_of_other_bits_are_refused(bits: int) -> None:
+    with pytest.raises(AlgebraError, match="4 or 8 bits"):
+        reduced({"out/m": torch.ones(3, 1)}, bits)
 
 
 @given(st.integers(0, 2**31), st.floats(1e-6, 1e6))
@@ -83,6 +117,9 @@ LAYOUTS = [
     {"m": {"P": [4, True]}},
     {"m": {"P": [10**12, 10**12]}},
     {"m": {"P": [1, 1]}},
+    {"m": {"P": [4, 4, 5]}},
+    {"m": {"P": [4, 4, 4]}},
+    {"m": {"P": []}},
 ]
 
 

@@ -181,16 +181,18 @@ class TargetModule(_message.Message):
     def __init__(self, name: _Optional[str] = ..., out_features: _Optional[int] = ..., in_features: _Optional[int] = ...) -> None: ...
 
 class Directions(_message.Message):
-    __slots__ = ("first", "later", "basis_target", "tolerance")
+    __slots__ = ("first", "later", "basis_target", "tolerance", "bits")
     FIRST_FIELD_NUMBER: _ClassVar[int]
     LATER_FIELD_NUMBER: _ClassVar[int]
     BASIS_TARGET_FIELD_NUMBER: _ClassVar[int]
     TOLERANCE_FIELD_NUMBER: _ClassVar[int]
+    BITS_FIELD_NUMBER: _ClassVar[int]
     first: int
     later: int
     basis_target: int
     tolerance: float
-    def __init__(self, first: _Optional[int] = ..., later: _Optional[int] = ..., basis_target: _Optional[int] = ..., tolerance: _Optional[float] = ...) -> None: ...
+    bits: int
+    def __init__(self, first: _Optional[int] = ..., later: _Optional[int] = ..., basis_target: _Optional[int] = ..., tolerance: _Optional[float] = ..., bits: _Optional[int] = ...) -> None: ...
 
 class Recipe(_message.Message):
     __slots__ = ("epochs", "batch_size", "tokens_max", "learning_rate", "learning_rate_directions", "learning_rate_head", "learning_rate_directions_later", "scaling")
