@@ -50,8 +50,10 @@ class FileLocks:
     def keep_only(self, number: int | None) -> None:
         for other in set(self._held) - {number}:
             lock = self._held.pop(other)
-            Path(lock.lock_file).unlink(missing_ok=True)
-            lock.release()
+            try:
+                Path(lock.lock_file).unlink(missing_ok=True)
+            finally:
+                lock.release()
 
 
 class AdvisoryLocks:

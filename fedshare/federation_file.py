@@ -86,6 +86,50 @@ class Budget(Section):
         return pb.Budget(columns_max=self.columns_max, columns_after=after) if self.columns_max else pb.Budget()
 
 
+class Policy(Section):
+    """How several updates of one task become one; without `task`: of every task that has no policy of its own.
+
+    kind: the newest update replaces the task, FedAsync (arXiv:1903.03934), or FedBuff (arXiv:2106.06639). mixing:
+    FedAsync's alpha (0.6), FedBuff's server rate (1). rule: what an update weighs by its staleness; constant for
+    FedAsync, polynomial with a = 0.5 for FedBuff, as the papers have it. a, b: of the rule. staleness_max: what is more
+    versions behind is not merged.
+    """
+
+    task: Annotated[str, Field(pattern=r"^([A-Za-z0-9_][A-Za-z0-9._-]{0,99})?$")] = ""
+    kind: Literal["replace", "fedasync", "fedbuff"] = "replace"
+    mixing: float | None = Field(default=None, gt=0, le=1)
+    rule: Literal["constant", "hinge", "polynomial"] | None = None
+    a: float = Field(default=0.5, ge=0)
+    b: float = Field(default=4.0, ge=0)
+    buffer_size: int = Field(default=10, ge=1, le=1000)
+    staleness_max: int | None = Field(default=None, ge=0, lt=2**63)
+
+    def message(self) -> pb.Policy:
+        gathers = self.kind == "fedbuff"
+        rule = self.rule or ("polynomial" if gathers else "constant")
+        return pb.Policy(
+            task=self.task,
+            kind=pb.PolicyKind.Value(f"POLICY_KIND_{self.kind.upper()}"),
+            mixing=self.mixing or (1.0 if gathers else 0.6),
+            rule=pb.StalenessRule.Value(f"STALENESS_RULE_{rule.upper()}"),
+            a=self.a,
+            b=self.b,
+            buffer_size=self.buffer_size,
+            staleness_max=self.staleness_max,
+        )
+
+
+class Quarantine(Section):
+    """What is kept aside for somebody to judge: an update whose ||dW|| is far from those of the federation's others.
+
+    deviations_max: robust deviations of log ||dW|| from the median; the default is a factor of about 20 where all are
+    equally loud, more where they differ; 0: nothing is kept aside. updates_min: merged before anything is judged.
+    """
+
+    deviations_max: float = Field(default=20.0, ge=0)
+    updates_min: int = Field(default=8, ge=1, lt=2**31)
+
+
 class Versions(Section):
     """kept: newest versions that stay readable, of older ones the record stays; 0: all."""
 
@@ -127,6 +171,8 @@ class FederationFile(Section):
     recipe: Recipe = Recipe()
     budget: Budget = Budget()
     versions: Versions = Versions()
+    policies: list[Policy] = []
+    quarantine: Quarantine = Quarantine()
     data: Data = Data()
     workers: Workers = Workers()
     tasks: list[Task] = []
@@ -136,6 +182,9 @@ class FederationFile(Section):
         names = [task.name for task in self.tasks]
         if doubled := {name for name in names if names.count(name) > 1}:
             raise ValueError(f"two tasks are named {min(doubled)!r}")
+        governed = [policy.task for policy in self.policies]
+        if doubled := {task for task in governed if governed.count(task) > 1}:
+            raise ValueError(f"two policies are for {min(doubled) or 'all other tasks'}")
         return self
 
     def spec(self) -> pb.FederationSpec:
@@ -159,6 +208,8 @@ class FederationFile(Section):
             recipe=pb.Recipe(**recipe),
             budget=self.budget.message(),
             versions_kept=self.versions.kept,
+            policies=[policy.message() for policy in self.policies],
+            quarantine=pb.Quarantine(**self.quarantine.model_dump()),
         )
 
     def _target_modules(self, model: PretrainedModel) -> list[pb.TargetModule]:

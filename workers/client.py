@@ -158,7 +158,7 @@ class Client:
 
     def quarantined(self) -> list[pb.Aside]:
         """Updates that wait for somebody's judgement, oldest first."""
-        return list(self._unary(self._stub.Quarantined, pb.QuarantinedRequest()).updates)
+        return list(self._unary("Quarantined", pb.QuarantinedRequest()).updates)
 
     def replay(self) -> pb.ReplayReply:
         return self._patiently(lambda: self._stub.Replay(pb.ReplayRequest(), timeout=COMMAND_SECONDS_MAX))

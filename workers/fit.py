@@ -76,11 +76,12 @@ def _recipe(spec: FederationSpec, later: bool) -> Recipe:
     return recipe
 
 
-def lora_model(base: BaseModel, spec: FederationSpec, labels: int) -> PeftModel:
-    """A classifier with LoRA at the federation's target modules; dW = 0, head fresh."""
+def lora_model(base: BaseModel, spec: FederationSpec, labels: int, rank: int = 0) -> PeftModel:
+    """A classifier with LoRA at the federation's target modules; dW = 0, head fresh. rank 0: the federation's."""
+    rank = rank or spec.rank
     config = LoraConfig(
-        r=spec.rank,
-        lora_alpha=spec.recipe.scaling * spec.rank,
+        r=rank,
+        lora_alpha=spec.recipe.scaling * rank,
         target_modules=[m.name for m in spec.modules],
         task_type=TaskType.SEQ_CLS,
     )

@@ -246,7 +246,11 @@ class Life:
         ref = manifest.tasks[0]
         if tuple(ref.labels) != self.task.labels:
             raise WorkerError(f"the federation knows {self.plan.task} with other labels than {self.plan.source} has")
-        attach(self.model, decode_entry(self._blob(ref.entry.digest)).adapter(basis))
+        adapter = decode_entry(self._blob(ref.entry.digest)).adapter(basis)
+        rank = max(factors.rank for factors in adapter.factors.values())
+        if rank > self.model.peft_config["default"].r:  # several contributions to one task: their ranks add up
+            self.model = lora_model(self.base, self.spec, len(self.task.labels), rank)
+        attach(self.model, adapter)
 
     def _fetch(self, version: int | None, *tasks: str) -> tuple[pb.Manifest, Basis]:
         """A version's basis; only what is not on this disk yet travels."""

@@ -169,9 +169,8 @@ def test_nothing_is_queued_or_skipped_after_five_kills(stormed: Storm):
 
 def test_entry_that_cannot_be_merged_is_skipped_with_its_reason_and_the_rest_goes_on(tmp_path: Path):
     home = small_home(tmp_path / "home")
-    damaged = journal_one(home, seed=1)
+    good, damaged = journal_one(home, seed=1), journal_one(home, seed=2)
     flip_a_byte(home / "blobs" / f"{damaged.digest}.safetensors")
-    good = journal_one(home, seed=2)
     with Coordinator(home, "--no-lineage") as coordinator, coordinator.client() as client:
         coordinator.drained()
         verdict = client.story(damaged.update_id).verdict

@@ -20,12 +20,12 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from coordinator import tables
 from coordinator.catalog import VERSION_MAX, Catalog
 from coordinator.database import unfenced
-from coordinator.draft import BlobName, Draft, Erasure, Kept
-from coordinator.erasure import Overtaken
+from coordinator.draft import BlobName, Draft, Erasure, Kept, LettingGo
 from coordinator.errors import CoordinatorError, Fenced, Refused
 from coordinator.home import Home, Place, open_home
 from coordinator.journal import Journal, Submission
 from coordinator.lease import _Beaten, _read, _swap
+from coordinator.letting_go import Overtaken
 from coordinator.measured import Measured
 from coordinator.members import Members
 from coordinator.sweep import named, sweep_if_wanted
@@ -70,6 +70,11 @@ def publish(home: Home, position: int, task: str = "spam", **changes: object) ->
         first=(Ruling(position, pb.OUTCOME_MERGED),),
     )
     return catalog.publish(catalog.head(), Draft(**{**vars(draft), **changes}), float(position)).version
+
+
+def skip(home: Home, position: int, at: float) -> None:
+    skipped = Ruling(position, pb.OUTCOME_SKIPPED, reason="because")
+    Catalog(home.engine).settle(Draft(position, first=(skipped,)), at)
 
 
 def rows(home: Home) -> dict[str, list[tuple]]:
@@ -200,10 +205,10 @@ def test_second_verdict_is_impossible_and_takes_its_transaction_back(home: Home)
     journal = Journal(home.engine)
     for n in (1, 2):
         journal.append(submission(n), 1.0)
-    journal.skip(1, "because", 2.0)
+    skip(home, 1, 2.0)
     before = rows(home)
     with pytest.raises(IntegrityError):
-        journal.skip(1, "again", 3.0)
+        skip(home, 1, 3.0)
     with pytest.raises(IntegrityError):
         publish(home, 2, first=(Ruling(2, pb.OUTCOME_MERGED), Ruling(1, pb.OUTCOME_MERGED)))
     assert rows(home) == before and Catalog(home.engine).head().version == 0
@@ -226,7 +231,7 @@ def test_counts_and_history_follow_what_commands_change(home: Home):
     assert [journal.alive_at(v) for v in range(4)] == [set(), {1}, {1, 2}, {2, 3}]
     [past] = journal.past(1)
     assert (past.outcome, past.version, past.decided_at) == (pb.OUTCOME_MERGED, 1, 1.0)
-    assert (journal.consumed(), journal.after(3).position, journal.after(4)) == (3, 4, None)
+    assert (journal.consumed(), [p.position for p in journal.after(3, 9)], journal.after(4, 9)) == (3, [4], [])
 
 
 # ---- members and measurements -------------------------------------------------------------------------------
@@ -406,7 +411,8 @@ def erased(home: Home, consumed: int = 3) -> int:
         "afresh": True,
         "first": (),
         "later": (Ruling(1, pb.OUTCOME_ERASED),),
-        "erasure": Erasure(frozenset({1}), frozenset({1, 2}), {}, consumed, "", "ann"),
+        "erasure": Erasure(frozenset({1}), "", "ann"),
+        "letting_go": LettingGo(frozenset({1, 2}), "erased", {}, consumed),
         "records": (Record(2, "kept", "bob", f"{2:032x}"),),
     }
     Members(home.engine).join("bob", "kept", 1.0)
@@ -448,8 +454,11 @@ def test_files_of_postgresql_hold_no_name_of_what_was_erased(tmp_path: Path, pos
             connection.exec_driver_sql("ANALYZE")
         assert files_with(postgres, *needles.values())
         Journal(home.engine).command(pb.CommandRequest(command_id="c" * 32), 1.0)
-        erasure = Erasure(frozenset({1}), frozenset({1}), {}, 2, "", needles["worker"])
-        publish(home, 2, entries={needles["task"]: None}, first=(), records=(), afresh=True, erasure=erasure)
+        gone = {
+            "erasure": Erasure(frozenset({1}), "", needles["worker"]),
+            "letting_go": LettingGo(frozenset({1}), "erased", {}, 2),
+        }
+        publish(home, 2, entries={needles["task"]: None}, first=(), records=(), afresh=True, **gone)
         sweep_if_wanted(home.engine, home.blobs)
     postgres.sql("CHECKPOINT")
     assert files_with(postgres, *needles.values()) == []
@@ -474,7 +483,7 @@ def test_nothing_is_written_with_an_older_token(home: Home):
     home.fence.when_lost(lambda: lost.append(True))
     for write in (
         lambda: Journal(home.engine).append(submission(1), 1.0),
-        lambda: Journal(home.engine).skip(1, "because", 1.0),
+        lambda: skip(home, 1, 1.0),
         lambda: Journal(home.engine).command(pb.CommandRequest(command_id="c" * 32), 1.0),
         lambda: Members(home.engine).join("bob", "spam", 1.0),
         lambda: Measured(home.engine).add("ann", 1, "spam", 0, {"accuracy": 0.5}, 1.0),

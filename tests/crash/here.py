@@ -95,7 +95,7 @@ class Here:
         self.catalog, self.journal = Catalog(home.engine), Journal(home.engine)
         self.catalog.ensure_root(home.spec.federation_id, time())
         bases = Bases(self.catalog, home.blobs)
-        self.history = History(self.journal, self.catalog, home.blobs, bases)
+        self.history = History(home.spec, self.journal, self.catalog, home.blobs, bases)
         self.integrator = Integrator(home.spec, home.engine, self.history, self._announce)
         self.broadcast = Broadcast(self.integrator.announcement, self._loop)
         receiver = Receiver(home.spec, self.journal, bases, home.blobs, self.integrator.wake)
@@ -105,7 +105,7 @@ class Here:
     def close(self) -> None:
         """Whether it ends well or dies: its lock is free, its database is closed."""
         self.home.engine.dispose()
-        self.home._lock.release()
+        self.home.lease.let_go()
 
     def call(self, method: str, request: Any) -> Any:
         return self._loop.run_until_complete(self._call(method, request))

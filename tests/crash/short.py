@@ -44,7 +44,7 @@ class HereClient(Client):
 
     def __init__(self, world: World):
         self.address, self._patience, self._waiting = "here", 0.0, lambda seconds: None
-        self._stub = Stub(world)  # type: ignore[assignment]
+        self._stubs, self._at = [Stub(world)], 0  # type: ignore[list-item]
 
     def __exit__(self, *_: object) -> None: ...
 
