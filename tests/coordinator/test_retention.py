@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -29,9 +29,12 @@ from parts import (
     until,
 )
 
+from coordinator.draft import Draft
 from coordinator.errors import CoordinatorError, Refused
 from coordinator.home import open_home
+from coordinator.letting_go import Overtaken
 from coordinator.members import Members
+from coordinator.retention import letting_go
 from coordinator.sweep import named
 from coordinator.upkeep import Upkeep, slack
 from coordinator.views import part
@@ -199,6 +202,20 @@ def test_erasure_after_a_collection_leaves_no_stand_in_of_what_is_erased(learnin
         assert 3 not in stand_ins  # c's
 
 
+def test_collection_that_an_update_overtakes_changes_nothing_and_is_prepared_again(learning: Learning):
+    assert learning.coordinator.stop() == 0
+    with open_home(learning.coordinator.home) as home:
+        history = history_of(home)
+        gone = letting_go(history, frozenset({1, 2}), "collected")
+        receiver_of(home).command(pb.CommandRequest(command_id="e" * 32, collect=pb.Collect(keep=2)))
+        with pytest.raises(Overtaken):
+            history.catalog.settle(Draft(gone.consumed + 1, letting_go=gone), time.time())
+        assert not any(v.is_gone for v in history.catalog.outlines())
+    learning.coordinator.start()
+    learning.coordinator.drained()
+    assert [r.gone for r in learning.coordinator.versions()] == ["collected", "collected", "", ""]
+
+
 def test_collection_of_nothing_is_skipped_and_one_that_keeps_nothing_is_refused(learning: Learning):
     verdict = order(learning.coordinator, collect=pb.Collect(keep=4))
     assert verdict.outcome == pb.OUTCOME_SKIPPED
@@ -282,8 +299,8 @@ def test_compaction_that_is_due_is_journaled_once_when_a_kill_comes_in_between(t
         upkeep.after(too_wide, count)
         assert history.journal.newest_position() == count  # its command has been here
         other = Upkeep(federation(budget=budget.budget, federation_id="f" * 32), history.journal, history.catalog)
-        for _ in range(2):
-            other.after(too_wide, count)  # the second waits behind the first
+        for version in (too_wide, replace(too_wide, version=99)):
+            other.after(version, count)  # the second need not be asked for: the first waits
         assert history.journal.newest_position() == count + 1
 
 
