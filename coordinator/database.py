@@ -137,8 +137,7 @@ def wipe_deleted(engine: Engine) -> None:
     with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
         _wait_for_old_readers(connection)
         for table in metadata.tables:
-            connection.exec_driver_sql(f'VACUUM (FULL, ANALYZE) "{table}"')
-        connection.exec_driver_sql("VACUUM (FULL) pg_statistic")  # the planner had noted frequent values
+            connection.exec_driver_sql(f'VACUUM (FULL) "{table}"')
 
 
 def _wait_for_old_readers(connection: Connection) -> None:

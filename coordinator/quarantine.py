@@ -22,7 +22,8 @@ MAD_MIN = 0.1
 def unlike(norm: float, norms: Sequence[float], rule: Quarantine) -> str:
     """Why an update with this norm is kept aside, beside those that were merged; empty where it is not."""
     logs = [math.log(n) for n in norms if n > 0]
-    if not rule.deviations_max or len(logs) < max(1, rule.updates_min):
+    finite = math.isfinite(norm)  # what is not, is no update at all: the merge says so
+    if not finite or not rule.deviations_max or len(logs) < max(1, rule.updates_min):
         return ""
     middle = median(logs)
     spread = NORMAL * max(MAD_MIN, median(abs(x - middle) for x in logs))

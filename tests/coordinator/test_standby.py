@@ -225,7 +225,7 @@ def test_connections_that_the_database_ends_are_made_anew(tmp_path: Path, postgr
         for n in range(3):
             postgres.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'fedshare'")
             blob = honest_blob(raw.spec, random_adapter(raw.spec, n), Basis())
-            assert raw.client.submit(raw.header(blob, task=f"task-{n}"), blob).position == n + 1
+            assert raw.submit(raw.header(blob, task=f"task-{n}"), blob).position == n + 1  # without any patience
     until(lambda: first.serves().merged == 3, "all are merged")
 
 

@@ -448,20 +448,32 @@ def test_files_of_postgresql_hold_no_name_of_what_was_erased(tmp_path: Path, pos
     with open_home(tmp_path / "home", small_spec(), store=postgres.database()) as home:
         Catalog(home.engine).ensure_root(home.spec.federation_id, 0.0)
         Members(home.engine).join(needles["worker"], needles["task"], 1.0)
-        Journal(home.engine).append(submission(1, **needles), 1.0)
-        publish(home, 1, needles["task"])
+        for n in range(1, 10):  # so often that the planner notes it
+            Journal(home.engine).append(submission(n, **needles), 1.0)
+            publish(home, n, needles["task"])
         with home.engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
             connection.exec_driver_sql("ANALYZE")
         assert files_with(postgres, *needles.values())
         Journal(home.engine).command(pb.CommandRequest(command_id="c" * 32), 1.0)
         gone = {
-            "erasure": Erasure(frozenset({1}), "", needles["worker"]),
-            "letting_go": LettingGo(frozenset({1}), "erased", {}, 2),
+            "erasure": Erasure(frozenset(range(1, 10)), "", needles["worker"]),
+            "letting_go": LettingGo(frozenset(range(1, 10)), "erased", {}, 10),
         }
-        publish(home, 2, entries={needles["task"]: None}, first=(), records=(), afresh=True, **gone)
+        publish(home, 10, entries={needles["task"]: None}, first=(), records=(), afresh=True, **gone)
         sweep_if_wanted(home.engine, home.blobs)
     postgres.sql("CHECKPOINT")
     assert files_with(postgres, *needles.values()) == []
+
+
+def test_planner_of_postgresql_notes_nothing_of_any_text(tmp_path: Path, postgres: Postgres):
+    with open_home(tmp_path / "home", small_spec(), store=postgres.database()) as home:
+        with home.engine.connect() as connection:
+            noted = connection.exec_driver_sql(
+                "SELECT relname, attname FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid"
+                " WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace AND relname <> 'alembic_version'"
+                " AND atttypid IN ('varchar'::regtype, 'text'::regtype, 'json'::regtype) AND attstattarget <> 0"
+            )
+            assert noted.all() == []
 
 
 def files_with(postgres: Postgres, *needles: str) -> list[str]:
