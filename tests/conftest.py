@@ -10,9 +10,20 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from parts import WORDS, Coordinator, CoordinatorHere, Walk, federation_text, sentences, small_home, write_task_file
+from parts import (
+    WORDS,
+    Coordinator,
+    CoordinatorHere,
+    Walk,
+    federation_text,
+    sentences,
+    small_home,
+    small_spec,
+    write_task_file,
+)
 from servers import S3, Postgres, postgres_binaries
 
+from coordinator.home import open_home
 from protos.fedshare.v1 import federation_pb2 as pb
 
 DISK_BYTES = 8 << 20
@@ -131,6 +142,14 @@ def postgres() -> Iterator[Postgres]:
 
 
 @pytest.fixture(scope="session")
+def migrated(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A database of a small federation in which nothing has happened: to copy costs less than to migrate."""
+    store = postgres.database()
+    with open_home(tmp_path_factory.mktemp("migrated"), small_spec(), store=store):
+        return store
+
+
+@pytest.fixture(scope="session")
 def s3() -> Iterator[S3]:
     """A server that speaks S3, which s3:// means for the rest of this test run."""
     with S3() as server, pytest.MonkeyPatch.context() as patch:
@@ -146,7 +165,7 @@ def place(request: pytest.FixtureRequest) -> dict[str, str]:
     if request.param == "sqlite and files":
         return {}
     store, bucket = request.getfixturevalue("postgres"), request.getfixturevalue("s3")
-    return {"store": store.database(), "blobs": bucket.folder()}
+    return {"store": store.database(request.getfixturevalue("migrated")), "blobs": bucket.folder()}
 
 
 @pytest.fixture(scope="session")

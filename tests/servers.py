@@ -72,10 +72,11 @@ class Postgres:
         self._process.send_signal(number)
         self._process.wait(START_SECONDS_MAX)
 
-    def database(self) -> str:
-        """The URL of a new one. Its name sorts text in a way of its own, to show that nothing depends on that."""
+    def database(self, copy_of: str = "") -> str:
+        """The URL of a new one, which sorts text in a way of its own, to show that nothing depends on that."""
         name = f"f{uuid.uuid4().hex[:12]}"
-        self.sql(f"CREATE DATABASE {name} TEMPLATE template0 ICU_LOCALE 'en' LOCALE_PROVIDER icu LOCALE 'C.UTF-8'")
+        empty = "template0 ICU_LOCALE 'en' LOCALE_PROVIDER icu LOCALE 'C.UTF-8'"
+        self.sql(f"CREATE DATABASE {name} TEMPLATE {copy_of.rpartition('/')[2] or empty}")
         return f"postgresql://fedshare@127.0.0.1:{self.port}/{name}"
 
     def sql(self, statement: str, database: str = "postgres") -> str:

@@ -466,14 +466,13 @@ def test_files_of_postgresql_hold_no_name_of_what_was_erased(tmp_path: Path, pos
 
 
 def test_planner_of_postgresql_notes_nothing_of_any_text(tmp_path: Path, postgres: Postgres):
-    with open_home(tmp_path / "home", small_spec(), store=postgres.database()) as home:
-        with home.engine.connect() as connection:
-            noted = connection.exec_driver_sql(
-                "SELECT relname, attname FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid"
-                " WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace AND relname <> 'alembic_version'"
-                " AND atttypid IN ('varchar'::regtype, 'text'::regtype, 'json'::regtype) AND attstattarget <> 0"
-            )
-            assert noted.all() == []
+    noted = (
+        "SELECT relname, attname FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid"
+        " WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace AND relname <> 'alembic_version'"
+        " AND atttypid IN ('varchar'::regtype, 'text'::regtype, 'json'::regtype) AND attstattarget <> 0"
+    )
+    with open_home(tmp_path / "home", small_spec(), store=postgres.database()) as home, home.engine.connect() as reads:
+        assert reads.exec_driver_sql(noted).all() == []
 
 
 def files_with(postgres: Postgres, *needles: str) -> list[str]:

@@ -29,6 +29,8 @@ WORKERS = ("w0", "w1", "w2")
 COORDINATORS_SHARE = 0.6
 """Of the kills; the others are workers'."""
 PAUSE_SECONDS_MAX = 0.35
+KILLS_A_RECEIPT = 3
+"""On a slow machine nobody would come so far between two kills."""
 DRAIN_SECONDS_MAX = 120.0
 
 
@@ -54,7 +56,10 @@ class Storm:
 
     def run(self, kills: int) -> None:
         """All is killed so often; then all may finish what they have begun."""
-        for _ in track(range(kills), "killing", disable=kills < 100):
+        for n in track(range(kills), "killing", disable=kills < 100):
+            if n % KILLS_A_RECEIPT == 0:
+                before = self._receipts()
+                until(lambda before=before: self._receipts() > before, "a receipt comes", DRAIN_SECONDS_MAX)
             time.sleep(self.rng.uniform(0, PAUSE_SECONDS_MAX))
             self._kill_one()
         (self.folder / "stop").touch()
@@ -72,6 +77,9 @@ class Storm:
             process.join()
         if self.here:
             self.here.close()
+
+    def _receipts(self) -> int:
+        return sum(map(len, self.told.values()))
 
     def _kill_one(self) -> None:
         name = "coordinator" if self.rng.random() < COORDINATORS_SHARE else self.rng.choice(WORKERS)
@@ -127,7 +135,7 @@ class Storm:
         return Made(submission.worker, submission.task, adapter)
 
     def outboxes(self) -> list[Path]:
-        return [path for worker in WORKERS for path in (self.folder / worker / "outbox").iterdir()]
+        return [path for worker in WORKERS for path in (self.folder / worker / "outbox").glob("*")]
 
     def wrong(self) -> list[str]:
         return [line for file in self.folder.glob("*.wrong") for line in _lines(file)]
@@ -143,8 +151,8 @@ def storm(folder: Path, kills: int, seed: int) -> dict[str, int]:
         assert storm.wrong() == []
     finally:
         storm.close()
-    receipts = sum(map(len, storm.told.values()))
-    return {**found, **{f"kills of {name}": n for name, n in sorted(storm.kills.items())}, "receipts": receipts}
+    kills = {f"kills of {name}": n for name, n in sorted(storm.kills.items())}
+    return {**found, **kills, "receipts": storm._receipts()}
 
 
 def _lines(file: Path) -> list[str]:
