@@ -1,6 +1,6 @@
 """Draw what an update weighs by its staleness, from the functions that the coordinator uses.
 
-    python -m benchmarks.staleness_weights --picture docs/staleness_weights.png
+python -m benchmarks.staleness_weights --picture docs/staleness_weights.png
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ def check(
 
     with open_home(home) as opened:
         catalog = Catalog(opened.engine)
-        history = History(Journal(opened.engine), catalog, opened.blobs, Bases(catalog, opened.blobs))
+        history = History(opened.spec, Journal(opened.engine), catalog, opened.blobs, Bases(catalog, opened.blobs))
         found = look(history, opened.engine)
     if as_json:
         print(json.dumps(asdict(found)))

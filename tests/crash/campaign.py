@@ -31,8 +31,8 @@ SHAPES = {"encoder.a": (6, 5)}
 """One module: a run is about disks, not about sizes."""
 POINTS = Path(__file__).with_name("points.txt")
 ESSENTIAL = (
-    "coordinator: blobs.Blobs.put, before rename *.safetensors",
-    "coordinator: blobs.Blobs.put, before fsync blobs",
+    "coordinator: shelves.Folder.put, before rename *.safetensors",
+    "coordinator: shelves.Folder.sync, before fsync blobs",
     "coordinator: journal.Journal.append, before commit",
     "coordinator: journal.Journal.append, inside commit",
     "coordinator: journal.Journal.append, after commit",

@@ -1,7 +1,7 @@
 """Crash points: before and after each step that touches a disk, named by the function that takes it.
 
 Nothing in the code says where they are. While a Faults is installed, calls of the rooms that change files, fsync
-them, or commit, are noticed; "coordinator: blobs.Blobs.put, before rename *.safetensors" is one.
+them, or commit, are noticed; "coordinator: shelves.Folder.put, before rename *.safetensors" is one.
 """
 
 from __future__ import annotations
