@@ -27,6 +27,7 @@ import grpc
 import torch
 from rich.console import Console
 from rich.table import Table
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.schema import CreateTable
 
 from coordinator.home import open_home
@@ -71,7 +72,7 @@ def _raw(file: Path, rows: int) -> float:
     database = sqlite3.connect(file, isolation_level=None)
     for setting in ("journal_mode=WAL", "synchronous=FULL"):
         database.execute(f"PRAGMA {setting}")
-    database.execute(str(CreateTable(journal)))
+    database.execute(str(CreateTable(journal).compile(dialect=sqlite.dialect())))
     insert = f"INSERT INTO journal VALUES ({', '.join('?' * len(journal.columns))})"
     began = time.perf_counter()
     for n in range(1, rows + 1):
