@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 from coordinator.catalog import VERSION_MAX
 from coordinator.errors import Refused
 from protos.chunks import BLOB_BYTES_MAX
 from protos.fedshare.v1 import federation_pb2 as pb
+from protos.policy import policy_of, replaces
 from share_algo import Basis, Update
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
@@ -61,8 +62,11 @@ def metrics(values: Mapping[str, float]) -> None:
 
 
 def update_bytes_max(spec: pb.FederationSpec) -> int:
-    """No honest update is larger: every direction of every module new, and the largest head."""
+    """No honest update is larger: every direction of every module new, all ranks there may be, the largest head."""
     numbers = sum(2 * spec.rank * (m.out_features + m.in_features + 2 * spec.rank) for m in spec.modules)
+    if not all(map(replaces, spec.policies)):
+        sides = [(m.out_features, m.in_features) for m in spec.modules]
+        numbers += sum(min(N, D) * (N + D) for N, D in sides)
     return min(4 * (numbers + HEAD_NUMBERS_MAX) + HEADER_BYTES, BLOB_BYTES_MAX)
 
 
@@ -113,7 +117,7 @@ def _compact(command: pb.Compact) -> None:
         raise Refused(pb.OUTCOME_REFUSED_MALFORMED, f"a tolerance is between 0 and 1, not {command.tolerance:g}")
 
 
-def update(spec: pb.FederationSpec, update: Update, base: Basis) -> None:
+def update(spec: pb.FederationSpec, task: str, update: Update, base: Basis) -> None:
     """Every module is there, and every shape fits the base version's basis."""
     modules = {m.name: (m.out_features, m.in_features) for m in spec.modules}
     coefficients = update.entry.coefficients
@@ -130,8 +134,26 @@ def update(spec: pb.FederationSpec, update: Update, base: Basis) -> None:
             K, L = K + new.widths[0], L + new.widths[1]
         if coefficients[module].widths != (K, L):
             _wrong_shape(module, f"coefficients for {coefficients[module].widths} columns, not {(K, L)}")
-        if not 1 <= coefficients[module].P_KR.shape[1] <= spec.rank:
-            _wrong_shape(module, f"rank {coefficients[module].P_KR.shape[1]}; here it is 1 to {spec.rank}")
+        most = rank_max(spec, task, (K, L))
+        if not 1 <= coefficients[module].P_KR.shape[1] <= most:
+            _wrong_shape(module, f"rank {coefficients[module].P_KR.shape[1]}; here it is 1 to {most}")
+
+
+def labels(task: str, wanted: Sequence[str], known: Sequence[str]) -> None:
+    """Heads are added up row by row, so that rows must mean the same."""
+    if list(wanted) != list(known):
+        ours, theirs = (", ".join(names)[:200] for names in (known, wanted))
+        raise Refused(
+            pb.OUTCOME_REFUSED_LABELS,
+            f"the rows of the head of {task} mean {ours} in this federation, and {theirs} in this update:"
+            " the same labels, in the same order, can be added up",
+        )
+
+
+def rank_max(spec: pb.FederationSpec, task: str, widths: tuple[int, int]) -> int:
+    """A sum has more ranks than its parts, at most as many as there are columns; what begins with it may have them."""
+    summed = not replaces(policy_of(spec.policies, task))
+    return max(spec.rank, min(widths)) if summed else spec.rank
 
 
 def _wrong_shape(module: str, what: str) -> None:

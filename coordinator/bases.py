@@ -20,7 +20,7 @@ class Bases:
     """Thread-safe. A basis is the first blocks of its generation."""
 
     def __init__(self, catalog: Catalog, blobs: Blobs):
-        self._catalog, self._blobs = catalog, blobs
+        self.catalog, self._blobs = catalog, blobs
         self._newest = (0, Basis())
         self._stored = lru_cache(BASES_MAX)(self._read)
 
@@ -35,13 +35,13 @@ class Bases:
 
     def behind(self, number: int) -> Basis:
         """The same for a version that may be gone: its basis stays as long as a journaled update needs it."""
-        version = self._catalog.get(number)
+        version = self.catalog.get(number)
         if version is None:
             no_such_version(number)
         return self.at(version)
 
     def _readable(self, number: int) -> Version:
-        version = self._catalog.get(number)
+        version = self.catalog.get(number)
         if version is None:
             no_such_version(number)
         if version.gone:
@@ -64,7 +64,7 @@ class Bases:
         self._stored.cache_clear()
 
     def _read(self, generation: int, blocks: int) -> Basis:
-        names = self._catalog.first_blocks(generation, blocks)
+        names = self.catalog.first_blocks(generation, blocks)
         if len(names) < blocks:
             raise CoordinatorError(f"generation {generation} has no longer {blocks} blocks: what needs them is gone")
         return Basis(tuple(decode_block(self._blobs.get(name.digest)) for name in names))

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from google.protobuf import json_format
-from sqlalchemy import Engine, insert, select
+from sqlalchemy import Engine, insert, select, update
 from sqlalchemy.exc import DatabaseError
 
 from coordinator import tables
@@ -126,6 +126,7 @@ def _held_home(place: Place, wanted: FederationSpec | None, engine: Engine, leas
         spec = _store_spec(engine, wanted)
     elif wanted is not None:
         _must_be_same(place.name, spec, wanted)
+        _follow_operator(engine, spec, wanted)
     return Home(place, spec, engine, lease)
 
 
@@ -146,11 +147,19 @@ def _store_spec(engine: Engine, wanted: FederationSpec) -> FederationSpec:
     return spec
 
 
-FIXED = (
-    *("name", "base", "modules", "rank", "tolerance", "seed", "directions", "recipe"),
-    *("policies", "quarantine", "budget", "versions_kept"),
-)
+FIXED = ("name", "base", "modules", "rank", "tolerance", "seed", "directions", "recipe", "policies")
 """What a federation is made with, and keeps."""
+
+
+def _follow_operator(engine: Engine, spec: FederationSpec, wanted: FederationSpec) -> None:
+    """Take over from a changed file what the operator may change at any time: nothing that is stored depends on it."""
+    before = spec.SerializeToString(deterministic=True)
+    spec.quarantine.CopyFrom(wanted.quarantine)
+    spec.budget.CopyFrom(wanted.budget)
+    spec.versions_kept = wanted.versions_kept
+    if spec.SerializeToString(deterministic=True) != before:
+        with tables.writer(engine).begin() as connection:
+            connection.execute(update(tables.federation).values(spec=json_format.MessageToJson(spec)))
 
 
 def _must_be_same(place: str, have: FederationSpec, wanted: FederationSpec) -> None:

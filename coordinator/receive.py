@@ -13,6 +13,7 @@ from coordinator.errors import Refused
 from coordinator.journal import Decision, Journal, Submission
 from coordinator.trouble import TROUBLES, come_again
 from protos.fedshare.v1 import federation_pb2 as pb
+from protos.policy import policy_of, replaces
 from share_algo import AlgebraError, Update
 from share_algo.codec import decode_update
 
@@ -50,7 +51,8 @@ class Receiver:
     def accept(self, header: pb.UpdateHeader, blob: bytes) -> tuple[Decision, bool]:
         """The whole blob has come and has its digest. Returns (decision, was it here before)."""
         base = self._bases.of(header.base_version)
-        admit.update(self.spec, _decoded(blob), base)
+        admit.update(self.spec, header.task, _decoded(blob), base)
+        self._must_add_up(header)
         try:
             with self._blobs.holding(header.digest):
                 self._blobs.put(blob)
@@ -61,6 +63,14 @@ class Receiver:
                  decision.position, header.task, header.worker, header.base_version, header.nbytes)  # fmt: skip
         self._arrived()
         return decision, repeated
+
+    def _must_add_up(self, header: pb.UpdateHeader) -> None:
+        """Where updates of a task are added up, as far as can be seen now: the merge looks at what waits."""
+        if replaces(policy_of(self.spec.policies, header.task)):
+            return
+        catalog = self._bases.catalog
+        if known := catalog.task_of(catalog.head().version, header.task):
+            admit.labels(header.task, header.labels, known.kept.labels)
 
 
 def _decoded(blob: bytes) -> Update:

@@ -8,6 +8,7 @@ from coordinator.catalog import Catalog
 from coordinator.errors import Refused
 from coordinator.journal import Decision, Journal, Position
 from coordinator.measured import Measured
+from coordinator.transition import Record
 from coordinator.views import merge_of, verdict
 from protos.fedshare.v1 import federation_pb2 as pb
 
@@ -52,13 +53,17 @@ def _decided(decision: Decision, catalog: Catalog) -> pb.StoryEvent:
     r = merge_of(decision, catalog)
     if r is not None and r.kind == pb.VERSION_KIND_MERGE:
         detail = (
-            f"into version {decision.version} (staleness {r.staleness});"
+            f"into version {decision.version} (staleness {r.staleness}{_weight(r)});"
             f" relative error {r.relative_error:.1e}; {r.new_out} out and {r.new_in} in directions added,"
             f" the basis has {r.basis_out} and {r.basis_in}"
         )
     elif decision.version:
         detail = f"{detail} (version {decision.version})"
     return pb.StoryEvent(at=decision.decided_at or 0.0, what=what, detail=detail)
+
+
+def _weight(record: Record) -> str:
+    return "" if record.weight == 1 else f", weight {record.weight:.3g}"
 
 
 def _measured(position: Position, decision: Decision, measured: Measured) -> Iterator[pb.StoryEvent]:

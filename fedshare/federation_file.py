@@ -104,6 +104,18 @@ class Policy(Section):
     buffer_size: int = Field(default=10, ge=1, le=1000)
     staleness_max: int | None = Field(default=None, ge=0, lt=2**63)
 
+    @model_validator(mode="after")
+    def _means_something(self) -> Policy:
+        """Nobody believes in a setting that changes nothing."""
+        given = self.model_fields_set & {"mixing", "rule", "a", "b", "buffer_size"}
+        used = {"replace": set[str](), "fedasync": given - {"buffer_size"}, "fedbuff": given}[self.kind]
+        if odd := sorted(given - used):
+            raise ValueError(f"{odd[0]} means nothing to {self.kind}")
+        rule = self.rule or ("polynomial" if self.kind == "fedbuff" else "constant")
+        if odd := sorted(given & {"a", "b"} - {"constant": set(), "polynomial": {"a"}, "hinge": {"a", "b"}}[rule]):
+            raise ValueError(f"{odd[0]} means nothing to the rule {rule}")
+        return self
+
     def message(self) -> pb.Policy:
         gathers = self.kind == "fedbuff"
         rule = self.rule or ("polynomial" if gathers else "constant")

@@ -14,10 +14,11 @@ from torch import Tensor
 from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from protos.fedshare.v1.federation_pb2 import FederationSpec, Recipe
-from share_algo import Basis, append, lift
+from share_algo import Adapter, Basis, TaskEntry, append, lift, mixed
+from share_algo.canonical import whole_norm
 from share_algo.codec import decode_update, encode_update
 from share_algo.constraint import COEFFICIENTS, NEW_DIRECTIONS
-from share_algo.training import attach, constrain, release
+from share_algo.training import attach, attach_head, constrain, release
 from workers.base_model import BaseModel
 from workers.tasks import Example, TaskData
 
@@ -41,24 +42,42 @@ def fit(
     basis: Basis,
     task: TaskData,
     *,
+    start: TaskEntry | None = None,
     progress: Progress = lambda done, total: None,
     pause_seconds: float = 0.0,
 ) -> Fitted:
     """Train beside the basis, then keep the fewest directions and ranks that hold what was learned, in compact form.
 
+    start: what the task is in this basis, to begin with; what is learned is then the difference from it.
     Deterministic for a given thread count.
     """
-    model = lora_model(base, spec, len(task.labels))
+    model = lora_model(base, spec, len(task.labels), max(spec.rank, rank_of(start)) if start else 0)
     steps = steps_of(spec.recipe, len(task.train))
     directions, later = spec.directions, is_wide(spec, basis)
     new = directions.later if later else directions.first
-    constrain(model, basis, new_directions=new, seed=spec.seed, inside=later)
+    constrain(model, basis, new_directions=new, seed=spec.seed, inside=later, start=start)
+    if start is not None:
+        attach_head(model, start.head)
     started = time.monotonic()
     train(model, base, _recipe(spec, later), task.train, spec.seed, steps, _Steps(progress, pause_seconds))
-    small = append(basis, release(model), tolerance=spec.directions.tolerance).update
+    learned = release(model)
+    small = append(basis, learned, tolerance=directions.tolerance * _share_learned(learned, start, basis)).update
     blob = encode_update(small, compact=True, direction_bits=directions.bits or 8)
     attach(model, lift(decode_update(blob), basis))
     return Fitted(model, blob, steps, time.monotonic() - started)
+
+
+def _share_learned(now: Adapter, start: TaskEntry | None, basis: Basis) -> float:
+    """Of dW, at most 1: what is dropped for a smaller update is measured by what was learned, not by what was known."""
+    if start is None:
+        return 1.0
+    learned, all_of_it = whole_norm(mixed([(1.0, now), (-1.0, start.adapter(basis))])), whole_norm(now)
+    return min(1.0, learned / all_of_it) if all_of_it else 1.0
+
+
+def rank_of(entry: TaskEntry) -> int:
+    """Largest over modules: where several updates were added up it has more ranks than one."""
+    return max((c.P_KR.shape[1] for c in entry.coefficients.values()), default=0)
 
 
 def is_wide(spec: FederationSpec, basis: Basis) -> bool:

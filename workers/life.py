@@ -19,14 +19,15 @@ from torch import Tensor
 
 from protos.chunks import digest_of
 from protos.fedshare.v1 import federation_pb2 as pb
-from share_algo import Basis
+from protos.policy import policy_of, replaces
+from share_algo import Basis, TaskEntry
 from share_algo.codec import decode_block, decode_entry
 from share_algo.training import attach
 from workers.base_model import BaseModel, find_base_model
 from workers.client import Client
 from workers.errors import Refusal, Superseded, WorkerError
 from workers.evaluate import accuracy, largest_difference, logits_of
-from workers.fit import fit, lora_model
+from workers.fit import fit, lora_model, rank_of
 from workers.home import Home
 from workers.outbox import Parcel
 from workers.tasks import TaskData, load_task
@@ -148,13 +149,14 @@ class Life:
 
     def _learn(self) -> Parcel:
         self._now("fetching")
-        manifest, basis = self._fetch(None)
+        manifest, basis = self._beginning()
         self._now("fitting", fraction=0.0, base_version=manifest.version)
         fitted = fit(
             self.base,
             self.spec,
             basis,
             self.task,
+            start=self._entry(manifest.tasks[0]) if manifest.tasks else None,
             progress=lambda done, total: self._now(fraction=done / total),
             pause_seconds=self.plan.pause_seconds,
         )
@@ -170,6 +172,18 @@ class Life:
             self.plan.task, manifest.version, fitted.blob, digest_of(fitted.blob), self.task.labels, measured, logits
         )
 
+    def _beginning(self) -> tuple[pb.Manifest, Basis]:
+        """The head; with what the task is in it, where others may have learned it and updates are added up."""
+        head = self._head()
+        if not replaces(policy_of(self.spec.policies, self.plan.task)):
+            try:
+                return self._fetch(head, self.plan.task)
+            except Superseded:
+                raise
+            except Refusal:  # nobody has learned it yet
+                pass
+        return self._fetch(head)
+
     def _deliver(self, parcel: Parcel) -> None:
         """Submit, wait for the verdict, check that the function kept is the function trained."""
         self._now("sending", update_id=parcel.header.update_id)
@@ -184,7 +198,9 @@ class Life:
         self._now("waiting for the merge", detail="")
         verdict = self._verdict(receipt)
         if verdict.outcome == pb.OUTCOME_MERGED:
-            self._evaluate_if_there(verdict.version, parcel.header.metrics, parcel.trained_logits())
+            is_kept = replaces(policy_of(self.spec.policies, self.plan.task))  # and not added to what there was
+            trained = parcel.trained_logits() if is_kept else None
+            self._evaluate_if_there(verdict.version, parcel.header.metrics, trained)
         elif verdict.outcome in SAFE:
             self._now("kept by the coordinator", detail=verdict.reason)
         else:
@@ -243,14 +259,16 @@ class Life:
         self._now(version=version, accuracy=found["accuracy"])
 
     def _load(self, manifest: pb.Manifest, basis: Basis) -> None:
-        ref = manifest.tasks[0]
-        if tuple(ref.labels) != self.task.labels:
-            raise WorkerError(f"the federation knows {self.plan.task} with other labels than {self.plan.source} has")
-        adapter = decode_entry(self._blob(ref.entry.digest)).adapter(basis)
-        rank = max(factors.rank for factors in adapter.factors.values())
+        entry = self._entry(manifest.tasks[0])
+        rank = rank_of(entry)
         if rank > self.model.peft_config["default"].r:  # several contributions to one task: their ranks add up
             self.model = lora_model(self.base, self.spec, len(self.task.labels), rank)
-        attach(self.model, adapter)
+        attach(self.model, entry.adapter(basis))
+
+    def _entry(self, ref: pb.TaskRef) -> TaskEntry:
+        if tuple(ref.labels) != self.task.labels:
+            raise WorkerError(f"the federation knows {self.plan.task} with other labels than {self.plan.source} has")
+        return decode_entry(self._blob(ref.entry.digest))
 
     def _fetch(self, version: int | None, *tasks: str) -> tuple[pb.Manifest, Basis]:
         """A version's basis; only what is not on this disk yet travels."""

@@ -41,6 +41,8 @@ def _milestone(p: Progress) -> str:
         return f"joined (incarnation {p.incarnation}); fitting beside version {p.base_version}"
     if p.stage == "waiting for the merge":
         return f"receipt for update {p.update_id}: it is on the coordinator's disk"
+    if p.stage == "kept by the coordinator":
+        return f"update {p.update_id} is in no version yet: {p.detail}"
     if p.accuracy is not None and p.stage == "evaluating" and p.version:
         return f"version {p.version}: accuracy {p.accuracy:.3f}"
     return ""

@@ -19,6 +19,14 @@ if TYPE_CHECKING:
 
     from protos.fedshare.v1 import federation_pb2 as pb
 
+HEADINGS = (
+    *("version", "task", "worker", "base", "stale", "weight", "error", "largest", "basis", "generation"),
+    *("bytes", "made", "gone"),
+)
+"""Of the table of versions; a column that has nothing to tell is left out, so that names have room."""
+
+WIDE = 200
+
 
 def add_to(app: typer.Typer) -> None:
     for command in (status, versions, show, diff, story):
@@ -61,16 +69,18 @@ def versions(coordinator: options.Coordinator = options.DEFAULT_COORDINATOR, as_
     if as_json:
         print(json.dumps([as_dict(r) for r in records]))
         return
-    headings = (
-        *("version", "task", "worker", "base", "stale", "weight", "error", "largest", "basis", "generation"),
-        *("bytes", "made", "gone"),
-    )
-    rows = (
-        (r.version, r.task or _instead(r), r.worker, *_merge(r), f"{r.largest_error:.0e}",
-         f"{r.basis_out}+{r.basis_in}", r.generation, f"{r.bytes_sent:,}", time(r.created_at)[5:16], r.gone)
-        for r in records if r.version
-    )  # fmt: skip
-    Console().print(table(headings, rows))
+    made = [record for record in records if record.version]
+    tells = {  # of columns that mostly say the same: whether any row says something
+        "weight": any(_cells(r)["weight"] for r in made),
+        "largest": any(_cells(r)["largest"] != _cells(r)["error"] for r in made),
+        "generation": any(r.generation for r in made),
+        "gone": any(r.gone for r in made),
+    }
+    shown = [heading for heading in HEADINGS if tells.get(heading, True)]
+    console = Console()
+    if not console.is_terminal:  # a file or a program has room for whole names
+        console = Console(width=WIDE)
+    console.print(table(shown, ([_cells(record)[heading] for heading in shown] for record in made)))
 
 
 def show(
@@ -146,13 +156,20 @@ def _instead(record: pb.VersionRecord) -> str:
     return "(erased)" if kind == "merge" else f"({kind})"
 
 
-def _merge(record: pb.VersionRecord) -> tuple[object, ...]:
-    """Base, staleness, weight and error of a merge; of other versions nothing."""
+def _cells(r: pb.VersionRecord) -> dict[str, object]:
+    """By heading. Base, staleness, weight and error are those of a merge; other versions have none."""
     from protos.fedshare.v1 import federation_pb2 as pb
 
-    if record.kind != pb.VERSION_KIND_MERGE:
-        return "", "", "", ""
-    return record.base_version, record.staleness, f"{record.weight:.3g}", f"{record.relative_error:.0e}"
+    merge = r.kind == pb.VERSION_KIND_MERGE
+    cells = (
+        *(r.version, r.task or _instead(r), r.worker),
+        *((r.base_version, r.staleness) if merge else ("", "")),
+        "" if r.weight == 1 or not merge else f"{r.weight:.3g}",
+        f"{r.relative_error:.0e}" if merge else "",
+        *(f"{r.largest_error:.0e}", f"{r.basis_out}+{r.basis_in}", r.generation),
+        *(f"{r.bytes_sent:,}", time(r.created_at)[5:16], r.gone),
+    )
+    return dict(zip(HEADINGS, cells, strict=True))
 
 
 def _error(task: pb.TaskRef) -> str:

@@ -39,6 +39,7 @@ class Outcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     OUTCOME_REFUSED_SHAPE: _ClassVar[Outcome]
     OUTCOME_REFUSED_ID_REUSED: _ClassVar[Outcome]
     OUTCOME_REFUSED_BASE_GONE: _ClassVar[Outcome]
+    OUTCOME_REFUSED_LABELS: _ClassVar[Outcome]
     OUTCOME_RETRY_DISK_FULL: _ClassVar[Outcome]
     OUTCOME_RETRY_DIGEST: _ClassVar[Outcome]
     OUTCOME_RETRY_BUSY: _ClassVar[Outcome]
@@ -78,6 +79,7 @@ OUTCOME_REFUSED_INCARNATION: Outcome
 OUTCOME_REFUSED_SHAPE: Outcome
 OUTCOME_REFUSED_ID_REUSED: Outcome
 OUTCOME_REFUSED_BASE_GONE: Outcome
+OUTCOME_REFUSED_LABELS: Outcome
 OUTCOME_RETRY_DISK_FULL: Outcome
 OUTCOME_RETRY_DIGEST: Outcome
 OUTCOME_RETRY_BUSY: Outcome
