@@ -10,6 +10,8 @@ from parts import federation_text, fedshare, one_sentence
 
 from fedshare.errors import UserError
 from fedshare.federation_file import read_federation_file, with_sources
+from protos.fedshare.v1 import federation_pb2 as pb
+from protos.policy import policy_of
 from workers.errors import WorkerError
 
 MISTAKES = {
@@ -38,6 +40,31 @@ MISTAKES = {
     "a doubled task": ('name = "x"\n[[tasks]]\nname = "t"\n[[tasks]]\nname = "t"', "two tasks are named 't'"),
     "a task with a hostile name": ('name = "x"\n[[tasks]]\nname = "../t"', "tasks.0.name: String should match"),
     "a task without a name": ('name = "x"\n[[tasks]]\nsource = "t"', "tasks.0.name: Field required"),
+    "mixing for replace": (
+        'name = "x"\n[[policies]]\nmixing = 0.5',
+        "policies.0: Value error, mixing means nothing to replace",
+    ),
+    "a buffer for fedasync": (
+        'name = "x"\n[[policies]]\nkind = "fedasync"\nbuffer_size = 2',
+        "policies.0: Value error, buffer_size means nothing to fedasync",
+    ),
+    "a slope for the constant rule": (
+        'name = "x"\n[[policies]]\nkind = "fedasync"\na = 1',
+        "policies.0: Value error, a means nothing to the rule constant",
+    ),
+    "two policies for one task": (
+        'name = "x"\n[[policies]]\ntask = "t"\n[[policies]]\ntask = "t"',
+        "two policies are for t",
+    ),
+    "mixing of zero": (
+        'name = "x"\n[[policies]]\nkind = "fedasync"\nmixing = 0',
+        "policies.0.mixing: Input should be greater than 0",
+    ),
+    "an unknown kind of policy": (
+        'name = "x"\n[[policies]]\nkind = "mean"',
+        "policies.0.kind: Input should be 'replace'",
+    ),
+    "deviations below zero": ('name = "x"\n[quarantine]\ndeviations_max = -1', "quarantine.deviations_max: Input"),
     "a section that is a number": ('name = "x"\nrecipe = 3', "recipe: Input should be"),
 }
 
@@ -136,3 +163,21 @@ def test_command_line_names_tasks_instead_of_the_file(federation_toml: Path, tas
 def test_data_folder_that_is_not_there_is_one_sentence(federation_toml: Path, tmp_path: Path):
     with pytest.raises(WorkerError, match=f"^{tmp_path}/nothing is not a folder"):
         with_sources(read_federation_file(federation_toml), tmp_path, data=str(tmp_path / "nothing"))
+
+
+def test_policies_in_the_file_are_those_that_the_coordinator_is_told(federation_toml: Path, tmp_path: Path):
+    file = tmp_path / "federation.toml"
+    lines = (
+        *("[[policies]]", 'kind = "fedasync"', 'rule = "hinge"', "a = 10", "b = 4", "staleness_max = 9"),
+        *("[[policies]]", 'task = "colour"', 'kind = "fedbuff"', "buffer_size = 3"),
+        *("[[policies]]", 'task = "animal"'),
+    )
+    file.write_text(federation_toml.read_text() + "\n".join(lines))
+    spec = read_federation_file(file).spec()
+    number, colour, animal = (policy_of(spec.policies, task) for task in ("number", "colour", "animal"))
+    assert (number.kind, number.mixing, number.rule) == (pb.POLICY_KIND_FEDASYNC, 0.6, pb.STALENESS_RULE_HINGE)
+    assert (number.a, number.b, number.staleness_max) == (10, 4, 9)
+    assert (colour.kind, colour.mixing, colour.buffer_size) == (pb.POLICY_KIND_FEDBUFF, 1, 3)
+    assert (colour.rule, colour.a) == (pb.STALENESS_RULE_POLYNOMIAL, 0.5) and not colour.HasField("staleness_max")
+    assert (animal.task, animal.kind) == ("animal", pb.POLICY_KIND_REPLACE)
+    assert policy_of((), "any") == pb.Policy()
