@@ -46,6 +46,13 @@ def test_hinge_weighs_as_fedasync_writes_it(tau: int):
     assert weight(HINGE, tau) == pytest.approx(1 if tau <= 4 else 1 / (10 * (tau - 4) + 1), rel=1e-12)
 
 
+@pytest.mark.parametrize(("a", "b"), [(10.0, 4.0), (0.5, 0.0), (1.0, 2.5)])
+def test_hinge_is_the_papers_at_every_staleness_beside_its_edge(a: float, b: float):
+    rule = pb.Policy(rule=pb.STALENESS_RULE_HINGE, a=a, b=b)
+    for tau in range(200):
+        assert 1 / weight(rule, tau) == pytest.approx(1.0 + max(0.0, a * tau - a * b), rel=1e-12)
+
+
 @given(STALENESS, st.floats(0, 3))
 def test_polynomial_weighs_as_fedasync_writes_it(tau: int, a: float):
     rule = pb.Policy(rule=pb.STALENESS_RULE_POLYNOMIAL, a=a)
