@@ -151,15 +151,20 @@ FIXED = ("name", "base", "modules", "rank", "tolerance", "seed", "directions", "
 """What a federation is made with, and keeps."""
 
 
+OPERATORS = ("quarantine", "budget", "versions_kept")
+"""What its operator may change at any time: nothing that is stored depends on it."""
+
+
 def _follow_operator(engine: Engine, spec: FederationSpec, wanted: FederationSpec) -> None:
-    """Take over from a changed file what the operator may change at any time: nothing that is stored depends on it."""
-    before = spec.SerializeToString(deterministic=True)
-    spec.quarantine.CopyFrom(wanted.quarantine)
-    spec.budget.CopyFrom(wanted.budget)
-    spec.versions_kept = wanted.versions_kept
-    if spec.SerializeToString(deterministic=True) != before:
-        with tables.writer(engine).begin() as connection:
-            connection.execute(update(tables.federation).values(spec=json_format.MessageToJson(spec)))
+    """Take over what a changed file says of these; where it says the same, nothing is written."""
+    changed = [field for field in OPERATORS if getattr(spec, field) != getattr(wanted, field)]
+    if not changed:
+        return
+    for field in changed:
+        spec.ClearField(field)
+    spec.MergeFrom(FederationSpec(**{field: getattr(wanted, field) for field in changed}))
+    with tables.writer(engine).begin() as connection:
+        connection.execute(update(tables.federation).values(spec=json_format.MessageToJson(spec)))
 
 
 def _must_be_same(place: str, have: FederationSpec, wanted: FederationSpec) -> None:

@@ -175,3 +175,14 @@ def test_operators_settings_follow_a_changed_file_and_policies_do_not(tmp_path: 
     changed.policies.add(kind=pb.POLICY_KIND_FEDASYNC, mixing=0.5)
     with pytest.raises(CoordinatorError, match="whose policies is not that of"), open_home(home, changed):
         pass
+
+
+def test_operators_settings_are_switched_off_by_a_file_that_leaves_them_out(tmp_path: Path):
+    on = small_spec()
+    on.quarantine.CopyFrom(pb.Quarantine(deviations_max=5, updates_min=4))
+    on.versions_kept = 3
+    home = small_home(tmp_path / "home", on)
+    with open_home(home, small_spec()) as opened:
+        assert (opened.spec.quarantine.deviations_max, opened.spec.versions_kept) == (0, 0)
+    with open_home(home) as opened:
+        assert (opened.spec.quarantine.deviations_max, opened.spec.versions_kept) == (0, 0)
