@@ -22,13 +22,10 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.receipts import blob_of, header_of, small_spec
-from coordinator.bases import Bases
 from coordinator.batch import BATCH_MAX
-from coordinator.catalog import Catalog
 from coordinator.history import History
-from coordinator.home import Home, open_home
+from coordinator.home import open_home
 from coordinator.integrate import Integrator
-from coordinator.journal import Journal
 from coordinator.members import Members
 from coordinator.receive import submission
 from coordinator.transition import State, step
@@ -68,7 +65,7 @@ def _beside(rounds: list[dict[int, float]]) -> list[list[tuple[dict[int, float],
 def _journal(folder: Path, updates: int) -> None:
     """Updates of many tasks, each of a worker of its own, each with a receipt, all waiting."""
     with open_home(folder, small_spec()) as home:
-        history, members = _history(home), Members(home.engine)
+        history, members = History.of(home.spec, home.engine, home.blobs), Members(home.engine)
         history.catalog.ensure_root(home.spec.federation_id, time.time())
         blob = blob_of(home.spec)
         for n in range(updates):
@@ -79,17 +76,12 @@ def _journal(folder: Path, updates: int) -> None:
             history.journal.append(submission(header_of(home.spec, worker, task, blob)), time.time())
 
 
-def _history(home: Home) -> History:
-    catalog = Catalog(home.engine)
-    return History(home.spec, Journal(home.engine), catalog, home.blobs, Bases(catalog, home.blobs))
-
-
 def _merged(folder: Path, batch_max: int) -> float:
     """Merges a second until nothing waits."""
     copy = folder / "copy"
     shutil.copytree(folder / "backlog", copy)
     with open_home(copy) as home:
-        history = _history(home)
+        history = History.of(home.spec, home.engine, home.blobs)
         updates = history.journal.newest_position()
         writer = Integrator(home.spec, home.engine, history, lambda announcement: None, batch_max=batch_max)
         began = time.perf_counter()
@@ -107,7 +99,7 @@ def _merged(folder: Path, batch_max: int) -> float:
 
 def _in_memory(folder: Path) -> float:
     with open_home(folder / "backlog") as home:
-        history, state = _history(home), State()
+        history, state = History.of(home.spec, home.engine, home.blobs), State()
         positions = [position for position, _ in history.journal.every()]
         began = time.perf_counter()
         for position in positions:

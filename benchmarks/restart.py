@@ -18,7 +18,6 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.receipts import blob_of, coordinator, header_of, small_spec
-from coordinator.bases import Bases
 from coordinator.catalog import Catalog
 from coordinator.draft import BlobName, Draft, Kept
 from coordinator.history import History
@@ -71,8 +70,7 @@ def _home(folder: Path, updates: int) -> Path:
 def _head(folder: Path) -> float:
     began = time.perf_counter()
     with open_home(folder) as home:
-        catalog = Catalog(home.engine)
-        history = History(home.spec, Journal(home.engine), catalog, home.blobs, Bases(catalog, home.blobs))
+        history = History.of(home.spec, home.engine, home.blobs)
         Integrator(home.spec, home.engine, history, lambda announcement: None)
         return time.perf_counter() - began
 

@@ -53,6 +53,13 @@ def no_such_version(number: int) -> NoReturn:
     raise Refused(pb.OUTCOME_REFUSED_BASE_VERSION, f"version {number} does not exist in this federation")
 
 
+def base_is_gone(number: int, why: str) -> NoReturn:
+    raise Refused(
+        pb.OUTCOME_REFUSED_BASE_GONE,
+        f"version {number}, for which it was made, was {why}: fit again on the head",
+    )
+
+
 def metrics(values: Mapping[str, float]) -> None:
     if len(values) > METRICS_MAX or not all(NAME.fullmatch(key) for key in values):
         raise Refused(pb.OUTCOME_REFUSED_MALFORMED, f"at most {METRICS_MAX} metrics, each named like a task")

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from coordinator.admit import no_such_version
+from coordinator.admit import base_is_gone, no_such_version
 from coordinator.blobs import Blobs
 from coordinator.catalog import Catalog, Version
-from coordinator.errors import CoordinatorError, Refused
-from protos.fedshare.v1 import federation_pb2 as pb
+from coordinator.errors import CoordinatorError
 from share_algo import Basis
 from share_algo.codec import decode_block
 
@@ -35,18 +34,16 @@ class Bases:
 
     def behind(self, number: int) -> Basis:
         """The same for a version that may be gone: its basis stays as long as a journaled update needs it."""
-        version = self.catalog.get(number)
-        if version is None:
-            no_such_version(number)
-        return self.at(version)
+        return self.at(self._existing(number))
 
     def _readable(self, number: int) -> Version:
-        version = self.catalog.get(number)
-        if version is None:
-            no_such_version(number)
+        version = self._existing(number)
         if version.gone:
-            raise _gone(number, version.gone)
+            base_is_gone(number, version.gone)
         return version
+
+    def _existing(self, number: int) -> Version:
+        return self.catalog.get(number) or no_such_version(number)
 
     def at(self, version: Version) -> Basis:
         generation, newest = self._newest
@@ -68,8 +65,3 @@ class Bases:
         if len(names) < blocks:
             raise CoordinatorError(f"generation {generation} has no longer {blocks} blocks: what needs them is gone")
         return Basis(tuple(decode_block(self._blobs.get(name.digest)) for name in names))
-
-
-def _gone(number: int, why: str) -> Refused:
-    reason = f"version {number}, for which it was made, was {why}: fit again on the head"
-    return Refused(pb.OUTCOME_REFUSED_BASE_GONE, reason)

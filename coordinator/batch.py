@@ -15,7 +15,7 @@ from time import monotonic
 from sqlalchemy.exc import SQLAlchemyError
 
 from coordinator.catalog import Version
-from coordinator.draft import BlobName, Draft, Kept
+from coordinator.draft import Draft
 from coordinator.errors import CoordinatorError, Fenced, Refused
 from coordinator.history import History
 from coordinator.journal import Position
@@ -23,11 +23,12 @@ from coordinator.quarantine import NORMS_MAX, unlike
 from coordinator.staleness import too_stale
 from coordinator.transition import Arrived, Merged, Record, Skipped, State, step
 from coordinator.verdicts import Ruling
+from coordinator.whole import kept, put
 from protos.fedshare.v1 import federation_pb2 as pb
 from protos.policy import gathers, policy_of, replaces
 from share_algo import AlgebraError, Block
 from share_algo.canonical import whole_norm
-from share_algo.codec import encode_block, encode_entry
+from share_algo.codec import encode_block
 
 log = logging.getLogger(__name__)
 
@@ -73,15 +74,12 @@ class Batch:
 
     def _drafted(self, position: int, new: set[int]) -> Draft:
         """new: entries that have no verdict yet."""
-        entries = {}
-        for task in dict.fromkeys(r.task for r in self._records):
-            learned = self.state.tasks[task]
-            entries[task] = Kept(self._kept(encode_entry(learned.entry)), tuple(learned.labels), learned.certificate)
+        changed = dict.fromkeys(r.task for r in self._records)
         return Draft(
             position=position,
             records=tuple(self._records),
-            blocks=tuple(self._kept(encode_block(block)) for block in self._blocks),
-            entries=entries,
+            blocks=tuple(put(self._history, encode_block(block)) for block in self._blocks),
+            entries={task: kept(self._history, self.state.tasks[task]) for task in changed},
             first=tuple(r for p, r in sorted(self._rulings.items()) if p in new),
             later=tuple(r for p, r in sorted(self._rulings.items()) if p not in new),
         )
@@ -210,9 +208,6 @@ class Batch:
 
     def _policy(self, position: Position) -> pb.Policy:
         return policy_of(self._spec.policies, position.submission.task)
-
-    def _kept(self, blob: bytes) -> BlobName:
-        return BlobName(self._history.blobs.put(blob), len(blob))
 
 
 def _whose(position: Position) -> tuple[str, str]:

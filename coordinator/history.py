@@ -6,6 +6,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
+from sqlalchemy import Engine
+
 from coordinator.bases import Bases
 from coordinator.blobs import Blobs
 from coordinator.catalog import Catalog, Version
@@ -26,6 +28,12 @@ class History:
     catalog: Catalog
     blobs: Blobs
     bases: Bases
+
+    @staticmethod
+    def of(spec: pb.FederationSpec, engine: Engine, blobs: Blobs) -> History:
+        """All that a store remembers. Reads nothing yet."""
+        catalog = Catalog(engine)
+        return History(spec, Journal(engine), catalog, blobs, Bases(catalog, blobs))
 
     def arrived(self, position: Position, staleness: int) -> Arrived:
         """One journaled update. Raises Refused where its base is gone, CoordinatorError for a damaged blob."""

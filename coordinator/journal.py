@@ -13,6 +13,7 @@ from typing import Any
 from google.protobuf import json_format
 from sqlalchemy import Connection, Engine, Row, bindparam, func, insert, or_, select
 
+from coordinator.admit import base_is_gone
 from coordinator.errors import Refused
 from coordinator.members import incarnations, must_be_current
 from coordinator.tables import commands, gone, journal, restated, verdicts, writer
@@ -24,7 +25,6 @@ from protos.fedshare.v1.federation_pb2 import (
     OUTCOME_MERGED,
     OUTCOME_QUARANTINED,
     OUTCOME_QUEUED,
-    OUTCOME_REFUSED_BASE_GONE,
     OUTCOME_REFUSED_ID_REUSED,
     OUTCOME_REVERTED,
     CommandRequest,
@@ -276,10 +276,7 @@ class _Known:
 def must_be_here(gone_versions: Mapping[int, str], base_version: int) -> None:
     """No update is journaled whose base version nobody can read any more. Raises Refused."""
     if base_version in gone_versions:
-        raise Refused(
-            OUTCOME_REFUSED_BASE_GONE,
-            f"version {base_version}, for which it was made, was {gone_versions[base_version]}: fit again on the head",
-        )
+        base_is_gone(base_version, gone_versions[base_version])
 
 
 def _decisions():  # type: ignore[no-untyped-def]

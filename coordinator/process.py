@@ -16,14 +16,11 @@ from time import time
 import torch
 from sqlalchemy.exc import OperationalError
 
-from coordinator.bases import Bases
 from coordinator.broadcast import Broadcast
-from coordinator.catalog import Catalog
 from coordinator.errors import CoordinatorError, Fenced
 from coordinator.history import History
 from coordinator.home import Home, open_home
 from coordinator.integrate import Announcement, Integrator
-from coordinator.journal import Journal
 from coordinator.lineage import Lineage, LineageOff
 from coordinator.measured import Measured
 from coordinator.members import Members
@@ -83,20 +80,18 @@ async def serve_home(
 
 async def _serve(home: Home, stop: asyncio.Event, host: str, port: int, with_lineage: bool, tracking_uri: str) -> None:
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS))
-    catalog, journal = Catalog(home.engine), Journal(home.engine)
+    history = History.of(home.spec, home.engine, home.blobs)
     members, measured = Members(home.engine), Measured(home.engine)
-    catalog.ensure_root(home.spec.federation_id, time())
-    lineage = Lineage(home, catalog, measured, tracking_uri) if with_lineage else LineageOff()
+    history.catalog.ensure_root(home.spec.federation_id, time())
+    lineage = Lineage(home, history.catalog, measured, tracking_uri) if with_lineage else LineageOff()
 
     def announce(announcement: Announcement) -> None:
         broadcast.announce(announcement)
         lineage.wake()
 
-    bases = Bases(catalog, home.blobs)
-    history = History(home.spec, journal, catalog, home.blobs, bases)
     integrator = Integrator(home.spec, home.engine, history, announce)
     broadcast = Broadcast(integrator.announcement, asyncio.get_running_loop())
-    receiver = Receiver(home.spec, journal, bases, home.blobs, integrator.wake)
+    receiver = Receiver(home.spec, history.journal, history.bases, home.blobs, integrator.wake)
     service = Service(home.spec, members, history, measured, receiver, broadcast, lineage)
     edge = Edge(service, host, port)
     await edge.start()

@@ -12,7 +12,7 @@ from coordinator.catalog import Version
 from coordinator.draft import BlobName, Draft, Kept
 from coordinator.history import History
 from coordinator.journal import Position
-from coordinator.transition import Record, State
+from coordinator.transition import Learned, Record, State
 from coordinator.verdicts import Ruling
 from protos.fedshare.v1 import federation_pb2 as pb
 from share_algo import Basis
@@ -23,11 +23,9 @@ Entries = Mapping[str, Kept | None]
 
 def stored(history: History, state: State, head: Version, draft: Draft) -> Draft:
     """`draft` with the blocks and entries of `state`. What is in the store already is not written again."""
-    kept = {
-        t: Kept(put(history, encode_entry(x.entry)), tuple(x.labels), x.certificate) for t, x in state.tasks.items()
-    }
+    entries = {task: kept(history, learned) for task, learned in state.tasks.items()}
     blocks = tuple(put(history, encode_block(block)) for block in state.basis.blocks)
-    return replace(draft, blocks=blocks, entries=changed(history, head, kept), afresh=True)
+    return replace(draft, blocks=blocks, entries=changed(history, head, entries), afresh=True)
 
 
 def ordered(position: Position, kind: pb.VersionKind, note: str, basis: Basis) -> Draft:
@@ -50,6 +48,11 @@ def changed(history: History, head: Version, wanted: Entries) -> Entries:
     have = {t.task: t.kept for t in history.catalog.tasks_of(head)}
     lost = dict.fromkeys(have.keys() - wanted.keys())
     return {**lost, **{task: entry for task, entry in wanted.items() if have.get(task) != entry}}
+
+
+def kept(history: History, learned: Learned) -> Kept:
+    """A task as a version holds it; its blob is on disk."""
+    return Kept(put(history, encode_entry(learned.entry)), tuple(learned.labels), learned.certificate)
 
 
 def put(history: History, blob: bytes) -> BlobName:

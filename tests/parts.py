@@ -25,11 +25,9 @@ import numpy as np
 import safetensors.numpy
 import torch
 
-from coordinator.bases import Bases
 from coordinator.catalog import Catalog
 from coordinator.history import History
 from coordinator.home import Home, open_home
-from coordinator.journal import Journal
 from coordinator.members import Members
 from coordinator.process import serve_home
 from coordinator.receive import Receiver
@@ -261,9 +259,7 @@ def journal_one(home: Path, seed: int) -> pb.UpdateHeader:
 def journal_blob(home: Home, blob: bytes, **changes: Any) -> pb.UpdateHeader:
     """Receive an update made for version 0 as a coordinator does, with nobody there to merge it."""
     header = honest_header(home.spec, blob, **changes)
-    receiver = Receiver(
-        home.spec, Journal(home.engine), Bases(Catalog(home.engine), home.blobs), home.blobs, lambda: None
-    )
+    receiver = receiver_of(home)
     assert receiver.expect(header) is None
     decision, repeated = receiver.accept(header, blob)
     assert decision.outcome == pb.OUTCOME_QUEUED and not repeated
@@ -276,8 +272,7 @@ def receiver_of(home: Home) -> Receiver:
 
 
 def history_of(home: Home) -> History:
-    catalog = Catalog(home.engine)
-    return History(home.spec, Journal(home.engine), catalog, home.blobs, Bases(catalog, home.blobs))
+    return History.of(home.spec, home.engine, home.blobs)
 
 
 def order(coordinator: Coordinator, command_id: str = "", **command: Any) -> pb.Verdict:

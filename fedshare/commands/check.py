@@ -24,17 +24,12 @@ def check(
     as_json: options.Json = False,
 ) -> None:
     """Read every blob of a home and compare it with its digest. Exit code 1: what is bad is named."""
-    from coordinator.bases import Bases
-    from coordinator.catalog import Catalog
     from coordinator.history import History
     from coordinator.home import open_home
-    from coordinator.journal import Journal
     from coordinator.soundness import check as look
 
     with open_home(home) as opened:
-        catalog = Catalog(opened.engine)
-        history = History(opened.spec, Journal(opened.engine), catalog, opened.blobs, Bases(catalog, opened.blobs))
-        found = look(history, opened.engine)
+        found = look(History.of(opened.spec, opened.engine, opened.blobs), opened.engine)
     if as_json:
         print(json.dumps(asdict(found)))
     else:

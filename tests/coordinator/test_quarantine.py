@@ -30,6 +30,7 @@ from share_algo import Adapter, Factors
 from share_algo.codec import decode_update, encode_update
 
 DEFAULT = pb.Quarantine(**Quarantine().model_dump())
+RULE = pb.Quarantine(deviations_max=5, updates_min=4)
 QUARANTINED = pb.OUTCOME_QUARANTINED
 
 
@@ -186,3 +187,42 @@ def test_operators_settings_are_switched_off_by_a_file_that_leaves_them_out(tmp_
         assert (opened.spec.quarantine.deviations_max, opened.spec.versions_kept) == (0, 0)
     with open_home(home) as opened:
         assert (opened.spec.quarantine.deviations_max, opened.spec.versions_kept) == (0, 0)
+
+
+@pytest.mark.parametrize(("norm", "aside"), [(1.0, False), (1.5, False), (100.0, True), (0.01, True), (0.0, True)])
+def test_what_is_far_from_the_median_is_unlike(norm: float, aside: bool):
+    assert bool(unlike(norm, [0.9, 1.0, 1.0, 1.1], RULE)) == aside
+
+
+def test_deviations_are_those_of_median_and_mad():
+    norms = [math.exp(x) for x in (-1.0, -0.5, 0.0, 0.5, 1.0)]
+    edge = 5 * NORMAL * 0.5
+    assert unlike(math.exp(edge - 1e-6), norms, RULE) == ""
+    assert "5.0 robust deviations above 1" in unlike(math.exp(edge + 1e-6), norms, RULE)
+
+
+def test_nothing_is_judged_before_enough_was_merged_or_when_it_is_switched_off():
+    assert unlike(1e6, [1.0] * 3, RULE) == "" and unlike(1e6, [1.0] * 9, pb.Quarantine(updates_min=1)) == ""
+
+
+def scaled(adapter: Adapter, by: float) -> Adapter:
+    return Adapter({m: Factors(by * f.B_NR, f.A_RD) for m, f in adapter.factors.items()}, adapter.head)
+
+
+def test_loud_update_is_kept_aside_makes_no_room_for_the_next_and_can_be_accepted(tmp_path: Path):
+    spec = small_spec()
+    spec.quarantine.CopyFrom(RULE)
+    with CoordinatorHere(small_home(tmp_path / "home", spec)) as coordinator:
+        for seed in range(4):
+            with RawWorker(coordinator.address, f"w{seed}", f"t{seed}") as raw:
+                raw.teach(random_adapter(raw.spec, seed), 0)
+        coordinator.drained()
+        with RawWorker(coordinator.address, "loud", "loud") as raw:
+            loud = [raw.teach(scaled(random_adapter(raw.spec, n), 1000.0), 0) for n in (7, 8)]
+        coordinator.drained()
+        with coordinator.client() as client:
+            told = [client.story(receipt.update_id).verdict for receipt in loud]
+        assert [v.outcome for v in told] == [pb.OUTCOME_QUARANTINED] * 2 and "robust deviations above" in told[0].reason
+        assert coordinator.status().quarantined == 2 and "loud" not in {r.task for r in coordinator.versions()}
+        order(coordinator, judge=pb.Judge(update_id=loud[1].update_id, accept=True))
+        assert coordinator.versions()[-1].update_id == loud[1].update_id

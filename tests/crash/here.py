@@ -18,13 +18,10 @@ from typing import Any, NoReturn
 
 import grpc
 
-from coordinator.bases import Bases
 from coordinator.broadcast import Broadcast
-from coordinator.catalog import Catalog
 from coordinator.history import History
 from coordinator.home import open_home
 from coordinator.integrate import Announcement, Integrator
-from coordinator.journal import Journal
 from coordinator.lineage import LineageOff
 from coordinator.measured import Measured
 from coordinator.members import Members
@@ -92,13 +89,12 @@ class Here:
 
     def _wire(self) -> None:
         home = self.home
-        self.catalog, self.journal = Catalog(home.engine), Journal(home.engine)
+        self.history = History.of(home.spec, home.engine, home.blobs)
+        self.catalog, self.journal = self.history.catalog, self.history.journal
         self.catalog.ensure_root(home.spec.federation_id, time())
-        bases = Bases(self.catalog, home.blobs)
-        self.history = History(home.spec, self.journal, self.catalog, home.blobs, bases)
         self.integrator = Integrator(home.spec, home.engine, self.history, self._announce)
         self.broadcast = Broadcast(self.integrator.announcement, self._loop)
-        receiver = Receiver(home.spec, self.journal, bases, home.blobs, self.integrator.wake)
+        receiver = Receiver(home.spec, self.journal, self.history.bases, home.blobs, self.integrator.wake)
         members, measured = Members(home.engine), Measured(home.engine)
         self.service = Service(home.spec, members, self.history, measured, receiver, self.broadcast, LineageOff())
 
