@@ -41,6 +41,8 @@ log = logging.getLogger(__name__)
 RETRY_SECONDS = 2.0
 IDLE_SECONDS_MAX = 5.0
 """How long a missed wake-up could cost; none is known to be missed."""
+EXPECTED = (OSError, SQLAlchemyError, CoordinatorError)
+"""What the world around the writer may do to it."""
 
 
 @dataclass(frozen=True)
@@ -105,10 +107,12 @@ class Integrator:
                 sure, worked = True, self._next()
             except Fenced:
                 return
-            except (OSError, SQLAlchemyError, CoordinatorError) as error:
-                log.error("cannot store a version (%s): trying again every %g s", error, RETRY_SECONDS)
+            except Exception as error:  # the disk's, the database's, or ours to mend: the one writer goes on
+                why = _said(error)
+                log.error("cannot store a version (%s): trying again every %g s", why, RETRY_SECONDS,
+                          exc_info=not isinstance(error, EXPECTED))  # fmt: skip
                 sure = False  # whether the commit came through: the disk will say
-                self._now_waiting(str(error).splitlines()[0])
+                self._now_waiting(why)
                 self._stopping.wait(RETRY_SECONDS)
                 continue
             if not worked:
@@ -199,3 +203,9 @@ class Integrator:
             log.info("published version=%d kind=%s update=%s position=%d task=%s error=%.1e basis=%d",
                      self._head.version, pb.VersionKind.Name(r.kind), r.update_id, r.position, r.task,
                      r.relative_error, r.basis_out)  # fmt: skip
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, EXPECTED):
+        return str(error).partition("\n")[0]
+    return f"internal error: {type(error).__name__}: {error}".partition("\n")[0]

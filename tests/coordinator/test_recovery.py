@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from parts import (
@@ -24,6 +25,7 @@ from parts import (
     until,
 )
 
+from coordinator.catalog import Catalog
 from coordinator.home import open_home
 from protos.fedshare.v1 import federation_pb2 as pb
 
@@ -53,6 +55,25 @@ def cut_in_half(file: Path) -> None:
 
 
 DAMAGES: dict[str, Callable[[Path], None]] = {"flipped": flip_a_byte, "cut": cut_in_half, "missing": Path.unlink}
+
+
+def test_writer_that_meets_a_mistake_of_ours_says_so_and_goes_on(
+    here: CoordinatorHere, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    def mistaken(*_: object) -> NoReturn:
+        raise ZeroDivisionError("a mistake")
+
+    with RawWorker(here.address) as raw:
+        with monkeypatch.context() as broken:
+            broken.setattr("coordinator.integrate.RETRY_SECONDS", 0.05)
+            broken.setattr(Catalog, "publish", mistaken)
+            receipt = raw.teach(random_adapter(raw.spec, 1))
+            until(lambda: here.status().waiting, "it says what it waits for")
+            assert here.status().waiting == "internal error: ZeroDivisionError: a mistake"
+            assert (here.status().head, here.status().queued) == (0, 1)
+        assert here.drained().merged == 1 and here.status().waiting == ""
+    assert [r.update_id for r in here.versions()] == [receipt.update_id]
+    assert "test_recovery.py" in caplog.text  # with its traceback: it is ours to mend
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
