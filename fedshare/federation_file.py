@@ -134,11 +134,11 @@ class Policy(Section):
 class Quarantine(Section):
     """What is kept aside for somebody to judge: an update whose ||dW|| is far from those of the federation's others.
 
-    deviations_max: robust deviations of log ||dW|| from the median; the default is a factor of about 20 where all are
+    deviations_max: robust deviations of log ||dW|| from the median; the default is a factor of 4.4 where all are
     equally loud, more where they differ; 0: nothing is kept aside. updates_min: merged before anything is judged.
     """
 
-    deviations_max: float = Field(default=20.0, ge=0)
+    deviations_max: float = Field(default=10.0, ge=0)
     updates_min: int = Field(default=8, ge=1, lt=2**31)
 
 
