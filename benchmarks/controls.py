@@ -38,8 +38,8 @@ from share_algo import Adapter, Basis, Directions, Subspace, append, compact, co
 from share_algo.codec import encode_update
 from share_algo.training import read
 from workers.base_model import BaseModel, find_base_model
-from workers.fit import lora_model
 from workers.tasks import TaskData
+from workers.train import lora_model
 
 LORA_RATE = 6e-3
 RATE = 0.12

@@ -15,8 +15,9 @@ from share_algo.codec import decode_update
 from share_algo.training import attach
 from workers.base_model import BaseModel
 from workers.evaluate import accuracy, logits_of
-from workers.fit import fit, lora_model
+from workers.fit import fit
 from workers.tasks import TaskData
+from workers.train import lora_model
 
 Tell = Callable[[str, float], None]
 

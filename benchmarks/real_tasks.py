@@ -31,8 +31,8 @@ from protos.fedshare.v1 import federation_pb2 as pb
 from share_algo.codec import decode_update
 from workers.base_model import BaseModel, find_base_model
 from workers.evaluate import accuracy, logits_of
-from workers.fit import lora_model, steps_of, train
 from workers.tasks import TaskData, load_task
+from workers.train import lora_model, steps_of, train
 
 FILE = Path(__file__).with_name("real_tasks.toml")
 LORA_RATES = (3e-3, 6e-3)

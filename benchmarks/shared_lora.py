@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from protos.fedshare.v1 import federation_pb2 as pb
 from workers.base_model import BaseModel
 from workers.evaluate import accuracy, logits_of
-from workers.fit import lora_model, steps_of
 from workers.tasks import Example, TaskData
+from workers.train import lora_model, steps_of
 
 Found = dict[str, tuple[float, int, float]]
 """(accuracy at the end, a task's share of the adapter's bytes, what was forgotten since it was learned)."""

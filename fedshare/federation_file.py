@@ -52,6 +52,7 @@ class Recipe(Section):
 
     learning_rate is that of coefficients, and is divided by the square root of the basis's width; at 0.12 it moves a
     column of lora_B as far as LoRA's own rate of 6e-3 does. learning_rate_directions_later: once tasks begin inside.
+    recovery_epochs: after the cut to what travels, in coefficients and head only, at recovery_rate of the peaks.
     """
 
     epochs: float = Field(default=3, gt=0)
@@ -61,6 +62,8 @@ class Recipe(Section):
     learning_rate_directions: float = Field(default=6e-3, gt=0)
     learning_rate_directions_later: float = Field(default=2e-3, ge=0)
     learning_rate_head: float = Field(default=1e-2, gt=0)
+    recovery_epochs: float = Field(default=0, ge=0)
+    recovery_rate: float = Field(default=0.3, gt=0, le=1)
     scaling: float = Field(default=2.0, gt=0)
 
 

@@ -57,6 +57,7 @@ __all__ = [
     "attach",
     "average",
     "build",
+    "coefficients",
     "combine",
     "compact",
     "constrain",
@@ -79,7 +80,7 @@ __all__ = [
 ]
 
 _NEED_PEFT = {
-    **dict.fromkeys(("attach", "constrain", "release"), "training"),
+    **dict.fromkeys(("attach", "coefficients", "constrain", "release"), "training"),
     **dict.fromkeys(("WarmStart", "probe_loss", "refine", "warm_start"), "transfer"),
 }
 

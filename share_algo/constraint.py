@@ -88,6 +88,15 @@ def begin_with(module: str, out: InSubspace, into: InSubspace, own: Coefficients
         side.new_directions[:, R - r :] = 0.0
 
 
+@torch.no_grad()
+def only_ranks(out: InSubspace, into: InSubspace, ranks: int) -> None:
+    """Zero all but the last `ranks` on both sides. There the gradient is zero too: what is so stays so."""
+    for side in (out, into):
+        free = side.coefficients.shape[1] - ranks
+        side.coefficients[:, :free] = 0.0
+        side.new_directions[:, :free] = 0.0
+
+
 def _side(frozen_HK: Tensor, new_Ha: Tensor, coefficients_KR: Tensor, like: Tensor, transpose: bool) -> InSubspace:
     like = like.new_zeros(0, dtype=torch.promote_types(like.dtype, torch.float32))
     return InSubspace(frozen_HK.to(like), new_Ha.to(like), coefficients_KR.to(like), transpose)

@@ -21,12 +21,12 @@ from peft import PeftModel
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor, nn
 
-from share_algo.constraint import InSubspace, begin_with, random_side, zero_side
+from share_algo.constraint import InSubspace, begin_with, only_ranks, random_side, zero_side
 from share_algo.errors import AlgebraError
 from share_algo.lora_layers import LoraPair, lora_pairs
 from share_algo.peft_read import PREFIX
 from share_algo.subspace import Subspace, require_float32
-from share_algo.types import EMBEDDING, Adapter, Basis, Factors, TaskEntry
+from share_algo.types import EMBEDDING, Adapter, Basis, Coefficients, Factors, TaskEntry
 
 
 def constrain(
@@ -38,12 +38,14 @@ def constrain(
     adapter_name: str = "default",
     inside: bool = False,
     start: TaskEntry | None = None,
+    spare: bool = True,
 ) -> PeftModel:
     """Constrain every LoRA layer of `model` to the subspace's basis and `new_directions` trainable columns a side.
 
     inside: lora_A begins inside the basis and new directions at zero, so that these are used for what the basis lacks;
     otherwise each new direction begins as a random rank of its own. Modules without a basis always begin so.
     start: begin with the dW of these coefficients (a task's of that subspace) instead of dW = 0; its head is not taken.
+    spare: ranks that `start` leaves free are trained too. Otherwise they are zero on both sides, and stay so.
     Where neither the basis nor `new_directions` gives a column, or `start` does not fit: AlgebraError, the
     model unchanged. Returns `model`. A training step then costs a few times (N K + D L) R more per module than plain
     LoRA's, whatever the batch: PEFT looks at lora_A's weight twice in a forward pass, and the backward pass at both.
@@ -55,6 +57,8 @@ def constrain(
     sides = {m: _sides(m, pair, basis, new_directions, f"{seed}/{m}", inside) for m, pair in pairs.items()}
     if start is not None:
         begin(pairs, sides, start)
+    for module, (out, into) in sides.items() if not spare else ():
+        only_ranks(out, into, _rank_in(start, module))
     for module, (out, into) in sides.items():
         pairs[module].out.constrain(out)
         pairs[module].into.constrain(into)
@@ -79,6 +83,29 @@ def read(model: PeftModel, adapter_name: str = "default") -> Adapter:
     head = {name: tensor.detach().clone() for name, tensor in _head_of(model, adapter_name).items()}
     transposed = getattr(model.peft_config[adapter_name], "fan_in_fan_out", False)
     return Adapter(factors, head, {"fan_in_fan_out": True} if transposed else {})
+
+
+def coefficients(model: PeftModel, adapter_name: str = "default") -> dict[str, Coefficients]:
+    """What a constrained model has learned, by module, in the columns that it is constrained to: nothing is rounded.
+
+    Ranks that are zero are left out, but for one. AlgebraError where it trains new directions: `release` it
+    then, and `append` what it learned.
+    """
+    learned = {}
+    for module, pair in lora_pairs(model, adapter_name):
+        out, into = (_inside(module, side.constraint) for side in (pair.out, pair.into))
+        used = (out.any(dim=0) | into.any(dim=0)).nonzero().flatten()
+        used = used if len(used) else [0]
+        learned[module] = Coefficients(out[:, used] * pair.scaling, into[:, used], pair.layout)
+    return learned
+
+
+def _inside(module: str, constraint: InSubspace | None) -> Tensor:
+    if constraint is None:
+        raise AlgebraError(f"{module}: not constrained: call share_algo.constrain first")
+    if constraint.new_directions.numel():
+        raise AlgebraError(f"{module}: new directions are trained, which coefficients alone do not hold")
+    return constraint.coefficients.detach()
 
 
 def attach(model: PeftModel, adapter: Adapter, adapter_name: str = "default") -> PeftModel:
@@ -142,6 +169,11 @@ def begin(pairs: Mapping[str, LoraPair], sides: Mapping[str, tuple[InSubspace, I
         if own.layout != pairs[module].layout:
             raise AlgebraError(f"{module}: {own.layout} coefficients do not fit a layer of kind {pairs[module].layout}")
         begin_with(module, *sides[module], own, pairs[module].scaling)
+
+
+def _rank_in(start: TaskEntry | None, module: str) -> int:
+    own = start.coefficients.get(module) if start else None
+    return own.P_KR.shape[1] if own else 0
 
 
 def _sides(

@@ -1,26 +1,22 @@
-"""Fit one task: PEFT's LoRA on the frozen base model, constrained to the shared basis, trained by the Trainer."""
+"""Fit one task beside the shared basis: learn with new directions, cut to what must travel, recover inside that."""
 
 from __future__ import annotations
 
-import math
-import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
-from peft import LoraConfig, PeftModel, TaskType, get_peft_model
-from torch import Tensor
-from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from peft import PeftModel
+from transformers import TrainerCallback
 
 from protos.fedshare.v1.federation_pb2 import FederationSpec, Recipe
-from share_algo import Adapter, Basis, TaskEntry, append, lift, mixed
+from share_algo import Adapter, Basis, TaskEntry, Update, append, lift, mixed
 from share_algo.canonical import whole_norm
 from share_algo.codec import decode_update, encode_update
-from share_algo.constraint import COEFFICIENTS, NEW_DIRECTIONS
-from share_algo.training import attach, attach_head, constrain, release
+from share_algo.training import attach, attach_head, coefficients, constrain, release
 from workers.base_model import BaseModel
-from workers.tasks import Example, TaskData
+from workers.tasks import TaskData
+from workers.train import lora_model, steps_of, train
 
 Progress = Callable[[int, int], None]
 """(steps done, steps in all)."""
@@ -46,25 +42,40 @@ def fit(
     progress: Progress = lambda done, total: None,
     pause_seconds: float = 0.0,
 ) -> Fitted:
-    """Train beside the basis, then keep the fewest directions and ranks that hold what was learned, in compact form.
+    """Train beside the basis, then keep the fewest directions and ranks that hold what was learned, in compact form,
+    and train on inside these: what the cut has lost is won back without another byte.
 
     start: what the task is in this basis, to begin with; what is learned is then the difference from it.
     Deterministic for a given thread count.
     """
-    model = lora_model(base, spec, len(task.labels), max(spec.rank, rank_of(start)) if start else 0)
-    steps = steps_of(spec.recipe, len(task.train))
-    directions, later = spec.directions, is_wide(spec, basis)
-    new = directions.later if later else directions.first
-    constrain(model, basis, new_directions=new, seed=spec.seed, inside=later, start=start)
-    if start is not None:
-        attach_head(model, start.head)
     started = time.monotonic()
-    train(model, base, _recipe(spec, later), task.train, spec.seed, steps, _Steps(progress, pause_seconds))
+    model = lora_model(base, spec, len(task.labels), max(spec.rank, rank_of(start)) if start else 0)
+    steps, more = (steps_of(spec.recipe, len(task.train), e) for e in (spec.recipe.epochs, spec.recipe.recovery_epochs))
+    told = _Steps(progress, pause_seconds, steps + more)
+    recipe, wide = _recipe(spec, basis), is_wide(spec, basis)
+
+    new = spec.directions.later if wide else spec.directions.first
+    constrain(model, basis, new_directions=new, seed=spec.seed, inside=wide, start=start)
+    attach_head(model, start.head if start else {})
+    train(model, base, recipe, task.train, spec.seed, steps, told)
     learned = release(model)
-    small = append(basis, learned, tolerance=directions.tolerance * _share_learned(learned, start, basis)).update
-    blob = encode_update(small, compact=True, direction_bits=directions.bits or 8)
+
+    tolerance = spec.directions.tolerance * _share_learned(learned, start, basis)
+    sent = decode_update(_encoded(spec, append(basis, learned, tolerance=tolerance).update))
+    if more:
+        constrain(model, basis.grown(sent.block), new_directions=0, start=sent.entry, spare=False)
+        attach_head(model, sent.entry.head)
+        train(model, base, _gentler(recipe), task.train, spec.seed + 1, more, told)
+        inside = coefficients(model)
+        sent = Update(sent.block, TaskEntry(inside, release(model).head, sent.entry.settings))
+
+    blob = _encoded(spec, sent)
     attach(model, lift(decode_update(blob), basis))
-    return Fitted(model, blob, steps, time.monotonic() - started)
+    return Fitted(model, blob, steps + more, time.monotonic() - started)
+
+
+def _encoded(spec: FederationSpec, update: Update) -> bytes:
+    return encode_update(update, compact=True, direction_bits=spec.directions.bits or 8)
 
 
 def _share_learned(now: Adapter, start: TaskEntry | None, basis: Basis) -> float:
@@ -87,108 +98,31 @@ def is_wide(spec: FederationSpec, basis: Basis) -> bool:
     return sum(sides) >= spec.directions.basis_target * len(sides)
 
 
-def _recipe(spec: FederationSpec, later: bool) -> Recipe:
+def _recipe(spec: FederationSpec, basis: Basis) -> Recipe:
     recipe = Recipe()
     recipe.CopyFrom(spec.recipe)
-    if later and spec.recipe.learning_rate_directions_later:
+    if is_wide(spec, basis) and spec.recipe.learning_rate_directions_later:
         recipe.learning_rate_directions = spec.recipe.learning_rate_directions_later
     return recipe
 
 
-def lora_model(base: BaseModel, spec: FederationSpec, labels: int, rank: int = 0) -> PeftModel:
-    """A classifier with LoRA at the federation's target modules; dW = 0, head fresh. rank 0: the federation's."""
-    rank = rank or spec.rank
-    config = LoraConfig(
-        r=rank,
-        lora_alpha=spec.recipe.scaling * rank,
-        target_modules=[m.name for m in spec.modules],
-        task_type=TaskType.SEQ_CLS,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(spec.seed)
-        return get_peft_model(base.classifier(labels, spec.seed), config)
-
-
-def steps_of(recipe: Recipe, examples: int) -> int:
-    """Optimizer steps of a whole fit."""
-    return max(1, round(-(-examples // recipe.batch_size) * recipe.epochs))
-
-
-def train(
-    model: PeftModel,
-    base: BaseModel,
-    recipe: Recipe,
-    examples: Sequence[Example],
-    seed: int,
-    steps: int,
-    callback: TrainerCallback,
-) -> None:
-    """Train whatever requires a gradient, for so many steps of one learning-rate cycle."""
-    optimizer = torch.optim.AdamW(_groups(model, recipe), weight_decay=0.0)
-    rates = [group["lr"] for group in optimizer.param_groups]
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rates, total_steps=steps + 1)
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(
-            model=model,
-            args=_arguments(folder, recipe, steps, seed),
-            train_dataset=_encoded(base, examples, recipe.tokens_max),
-            data_collator=DataCollatorWithPadding(base.tokenizer),
-            optimizers=(optimizer, schedule),
-            callbacks=[callback],
-        )
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
+def _gentler(recipe: Recipe) -> Recipe:
+    """For the recovery: it begins near where it ends."""
+    gentler = Recipe()
+    gentler.CopyFrom(recipe)
+    gentler.learning_rate *= recipe.recovery_rate
+    gentler.learning_rate_directions *= recipe.recovery_rate
+    gentler.learning_rate_head *= recipe.recovery_rate
+    return gentler
 
 
 class _Steps(TrainerCallback):
-    def __init__(self, progress: Progress, pause_seconds: float):
-        self._progress, self._pause = progress, pause_seconds
+    """Tells the steps of all cycles together."""
+
+    def __init__(self, progress: Progress, pause_seconds: float, total: int):
+        self._progress, self._pause, self._total, self._done = progress, pause_seconds, total, 0
 
     def on_step_end(self, args, state, control, **_):  # type: ignore[no-untyped-def]
-        self._progress(state.global_step, state.max_steps)
+        self._done += 1
+        self._progress(self._done, self._total)
         time.sleep(self._pause)
-
-
-def _arguments(folder: str, recipe: Recipe, steps: int, seed: int) -> TrainingArguments:
-    return TrainingArguments(
-        output_dir=folder,
-        max_steps=steps,
-        per_device_train_batch_size=recipe.batch_size,
-        train_sampling_strategy="group_by_length",
-        length_column_name="length",
-        dataloader_pin_memory=False,
-        save_strategy="no",
-        logging_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        seed=seed,
-    )
-
-
-def _groups(model: PeftModel, recipe: Recipe) -> list[dict[str, object]]:
-    """Parameters by learning rate."""
-    rates: dict[float, list[Tensor]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad and parameter.numel():
-            rates.setdefault(_rate(name, parameter, recipe), []).append(parameter)
-    return [{"params": parameters, "lr": rate} for rate, parameters in rates.items()]
-
-
-def _rate(name: str, parameter: Tensor, recipe: Recipe) -> float:
-    """Plain LoRA's factors, where nothing is constrained, are trained as new directions are.
-
-    Adam moves every entry alike, so a column of lora_B moves with the square root of the number of its
-    coefficients: dividing by that keeps the movement the same however wide the basis has grown.
-    """
-    if name.endswith(COEFFICIENTS):
-        return recipe.learning_rate / math.sqrt(len(parameter))
-    full = name.endswith(NEW_DIRECTIONS) or ".lora_" in name
-    return recipe.learning_rate_directions if full else recipe.learning_rate_head
-
-
-def _encoded(base: BaseModel, examples: Sequence[Example], tokens_max: int) -> list[dict[str, object]]:
-    texts = base.tokenizer([text for text, _ in examples], truncation=True, max_length=tokens_max)
-    return [
-        {"input_ids": ids, "attention_mask": mask, "labels": label, "length": len(ids)}
-        for ids, mask, (_, label) in zip(texts["input_ids"], texts["attention_mask"], examples, strict=True)
-    ]

@@ -27,10 +27,11 @@ from workers.base_model import BaseModel, find_base_model
 from workers.client import Client
 from workers.errors import Refusal, Superseded, WorkerError
 from workers.evaluate import accuracy, largest_difference, logits_of
-from workers.fit import fit, lora_model, rank_of
+from workers.fit import fit, rank_of
 from workers.home import Home
 from workers.outbox import Parcel
 from workers.tasks import TaskData, load_task
+from workers.train import lora_model
 from workers.watcher import Watcher
 
 POLL_SECONDS = 0.5

@@ -7,9 +7,21 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
-from training_samples import RANK, D, N, inputs, learned_basis, lora, net, trained
+from training_samples import RANK, D, N, distance, inputs, learned, learned_basis, lora, net, trained
 
-from share_algo import AlgebraError, Basis, Directions, append, attach, constrain, lift, release
+from share_algo import (
+    Adapter,
+    AlgebraError,
+    Basis,
+    Directions,
+    TaskEntry,
+    append,
+    attach,
+    coefficients,
+    constrain,
+    lift,
+    release,
+)
 from share_algo.constraint import COEFFICIENTS, NEW_DIRECTIONS
 from share_algo.lora_layers import lora_pairs
 from share_algo.training import read
@@ -70,6 +82,39 @@ def test_begun_inside_it_is_the_base_model_with_lora_a_in_the_basis_and_no_saddl
     trained(model, x)
     for side in (pair.out.constraint, pair.into.constraint):
         assert side is not None and side.coefficients.abs().max() > 0 and side.new_directions.abs().max() > 0
+
+
+def test_coefficients_say_all_that_was_learned_inside(x: torch.Tensor) -> None:
+    made = learned(x, tasks=2)
+    model = trained(constrain(lora(), made, new_directions=0, start=made.tasks["t1"]), x)
+    inside = TaskEntry(coefficients(model))
+    assert distance(Adapter(inside.adapter(made.basis).factors), release(model)) < 1e-6
+    own = inside.coefficients["proj"]
+    assert own.widths == made.basis["proj"].widths and not torch.equal(
+        own.P_KR, made.tasks["t1"].coefficients["proj"].P_KR
+    )
+
+
+def test_without_spare_ranks_only_those_of_the_start_are_ever_used(x: torch.Tensor) -> None:
+    made = learned(x, tasks=2)
+    start = made.tasks["t0"]
+    rank = start.coefficients["proj"].P_KR.shape[1]
+    assert rank < RANK
+    model = constrain(lora(), made, new_directions=0, start=start, spare=False)
+    assert distance(read(model), made.adapter("t0")) < 1e-6
+    trained(model, x)
+    (B_NR, A_RD) = (side.matrix() for pair in dict(lora_pairs(model)).values() for side in (pair.out, pair.into))
+    assert not B_NR[:, :-rank].any() and not A_RD[:-rank].any()
+    assert coefficients(model)["proj"].P_KR.shape[1] == rank
+    spare = trained(constrain(lora(), made, new_directions=0, start=start), x)
+    assert coefficients(spare)["proj"].P_KR.shape[1] == RANK
+
+
+def test_coefficients_are_refused_where_they_do_not_say_all(x: torch.Tensor) -> None:
+    with pytest.raises(AlgebraError, match="proj: not constrained"):
+        coefficients(lora())
+    with pytest.raises(AlgebraError, match="proj: new directions are trained"):
+        coefficients(constrain(lora(), learned_basis(x), new_directions=1))
 
 
 def test_without_a_basis_there_is_no_inside_to_begin_in(x: torch.Tensor) -> None:
