@@ -1,7 +1,13 @@
-"""Durable receipts a second, over gRPC on loopback, beside raw commits of the same rows by SQLite alone, in one run.
+"""Durable receipts a second, over gRPC on loopback, beside what the disk and gRPC alone allow, in one run.
 
-Both sides hold a row on disk (WAL, synchronous=FULL) before they count it. The coordinator is a process of its
-own and merges meanwhile, as it always does; its senders share another one.
+raw commits        of the same rows by SQLite alone
+blob and commit    the same, each after a file with the update's bytes (write, fsync, rename, fsync the folder): as much
+                   is on disk as a receipt promises
+empty calls        Describe on the same server: no disk, no decoding, one message each way
+
+The coordinator is a process of its own and merges meanwhile, as it always does; its CPU time is counted until the last
+update is merged. Its senders share another process. How the first two compare depends on what the disk's fsync takes,
+which is given. Files are deleted at the end only: where many were deleted just now some file systems create slowly.
 
 python -m benchmarks.receipts [--updates 500] [--workers 1,4,16] [--rounds 7] [--folder DIR]
 """
@@ -11,27 +17,26 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import sqlite3
 import struct
 import subprocess
 import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
 import grpc
+import psutil
 import torch
 from rich.console import Console
 from rich.table import Table
-from sqlalchemy.dialects import sqlite
-from sqlalchemy.schema import CreateTable
 
+from benchmarks.receipts_disk import commits, fsync_seconds
 from coordinator.home import open_home
-from coordinator.tables import journal
 from protos.chunks import digest_of
 from protos.fedshare.v1 import federation_pb2 as pb
 from protos.fedshare.v1.federation_pb2_grpc import FederationStub
@@ -42,47 +47,77 @@ SHAPES = {"encoder.a": (12, 10), "encoder.b": (8, 16)}
 START_SECONDS_MAX = 60.0
 
 
+@dataclass(frozen=True)
+class Running:
+    """A coordinator that answers."""
+
+    address: str
+    pid: int
+
+    def cpu_seconds(self) -> float:
+        return sum(psutil.Process(self.pid).cpu_times()[:2])
+
+
+@dataclass(frozen=True)
+class Round:
+    """Receipts, commits and empty calls a second; CPU seconds of the coordinator for each receipt; one fsync.
+
+    queued: the share of the updates that is not yet merged when the last receipt comes.
+    """
+
+    receipts: float
+    raw: float
+    with_blob: float
+    calls: float
+    queued: float
+    cpu: float
+    fsync: float
+
+
+COLUMNS: dict[str, tuple[Callable[[Round], float], str]] = {
+    "receipts/s": (lambda r: r.receipts, ",.0f"),
+    "raw commits/s": (lambda r: r.raw, ",.0f"),
+    "ratio": (lambda r: r.receipts / r.raw, ".2f"),
+    "blob and commit/s": (lambda r: r.with_blob, ",.0f"),
+    "ratio to it": (lambda r: r.receipts / r.with_blob, ".2f"),
+    "empty calls/s": (lambda r: r.calls, ",.0f"),
+    "CPU ms a receipt": (lambda r: 1000 * r.cpu, ".2f"),
+    "still queued": (lambda r: r.queued, ".0%"),
+    "fsync ms": (lambda r: 1000 * r.fsync, ".2f"),
+}
+
+
 def main() -> None:
     options = _options()
     if options.send:
         return print(json.dumps(asyncio.run(_send(options.send, options.updates, int(options.workers)))))
-    table = Table("workers", "receipts/s", "raw commits/s", "ratio", title=f"median of {options.rounds} rounds")
-    for workers in options.workers.split(","):
-        with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-            rounds = list(_rounds(Path(folder), options.rounds, options.updates, workers))
-        receipts, raw, ratio = (median(column) for column in zip(*((r, w, r / w) for r, w in rounds), strict=True))
-        table.add_row(workers, f"{receipts:,.0f}", f"{raw:,.0f}", f"{ratio:.2f}")
-    Console().print(table)
+    table = Table("workers", *COLUMNS, title=f"median of {options.rounds} rounds")
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        for workers in options.workers.split(","):
+            rounds = list(_rounds(Path(folder) / workers, options.rounds, options.updates, workers))
+            table.add_row(workers, *(format(median(map(of, rounds)), form) for of, form in COLUMNS.values()))
+    Console(width=140).print(table)
 
 
-def _rounds(folder: Path, rounds: int, updates: int, workers: str) -> Iterator[tuple[float, float]]:
-    """(receipts a second, raw commits a second), in turn, so that both meet the same disk."""
+def _rounds(folder: Path, rounds: int, updates: int, workers: str) -> Iterator[Round]:
+    """Everything in turn, so that all meet the same disk."""
     with open_home(folder / "home", small_spec()):
         pass
-    with coordinator(folder / "home") as address:
-        command = [sys.executable, "-m", "benchmarks.receipts", "--send", address, "--workers", workers]
+    with coordinator(folder / "home") as running:
+        command = [sys.executable, "-m", "benchmarks.receipts", "--send", running.address, "--workers", workers]
         for n in range(rounds):
-            before = _raw(folder / f"{n}-before.sqlite", updates)
+            raw = commits(folder / f"{n}-raw", updates)
+            before = running.cpu_seconds()
             sent = subprocess.run([*command, "--updates", str(updates)], stdout=subprocess.PIPE, check=True)
-            yield json.loads(sent.stdout), (before + _raw(folder / f"{n}-after.sqlite", updates)) / 2
-
-
-def _raw(file: Path, rows: int) -> float:
-    """Commits a second of journal-like rows, one row a commit, one after the other."""
-    database = sqlite3.connect(file, isolation_level=None)
-    for setting in ("journal_mode=WAL", "synchronous=FULL"):
-        database.execute(f"PRAGMA {setting}")
-    database.execute(str(CreateTable(journal).compile(dialect=sqlite.dialect())))
-    insert = f"INSERT INTO journal VALUES ({', '.join('?' * len(journal.columns))})"
-    began = time.perf_counter()
-    for n in range(1, rows + 1):
-        row = (n, uuid.uuid4().hex, "worker", 1, f"task-{n}", 0, "0" * 64, 1120, '["no", "yes"]', "{}", time.time())
-        database.execute(insert, row)
-    return rows / (time.perf_counter() - began)
+            cpu = (running.cpu_seconds() - before) / updates
+            receipts, queued = json.loads(sent.stdout)
+            calls = asyncio.run(_empty_calls(running.address, updates, int(workers)))
+            with_blob = commits(folder / f"{n}-blob", updates, blob_of(small_spec()))
+            yield Round(receipts, raw, with_blob, calls, queued / updates, cpu, fsync_seconds(folder, updates))
 
 
 @contextmanager
-def coordinator(home: Path) -> Iterator[str]:
+def coordinator(home: Path) -> Iterator[Running]:
     """A coordinator on a home that is there, as a process of its own, which answers."""
     (home / "address").unlink(missing_ok=True)  # of one that was killed
     command = [sys.executable, "-m", "fedshare", "coordinator", "--home", str(home), "--port", "0", "--no-lineage"]
@@ -94,14 +129,17 @@ def coordinator(home: Path) -> Iterator[str]:
             raise SystemExit((home / "log").read_text())
         time.sleep(0.05)
     try:
-        yield (home / "address").read_text()
+        yield Running((home / "address").read_text(), process.pid)
     finally:
         process.kill()
         process.wait()
 
 
-async def _send(address: str, updates: int, workers: int) -> float:
-    """Receipts a second of `workers` that each send one update after the other."""
+async def _send(address: str, updates: int, workers: int) -> tuple[float, int]:
+    """Receipts a second of `workers` that each send one update after the other, and how many are queued then.
+
+    Returns when all are merged.
+    """
     torch.set_num_threads(1)
     async with grpc.aio.insecure_channel(address) as channel:
         stub = FederationStub(channel)
@@ -114,7 +152,27 @@ async def _send(address: str, updates: int, workers: int) -> float:
         await asyncio.gather(
             *(_worker(stub, spec, name, range(n, updates, workers), blob) for n, name in enumerate(names))
         )
-        return updates / (time.perf_counter() - began)
+        speed = updates / (time.perf_counter() - began)
+        queued = left = (await stub.Status(pb.StatusRequest())).queued
+        while left:
+            await asyncio.sleep(0.1)
+            left = (await stub.Status(pb.StatusRequest())).queued
+        return speed, queued
+
+
+async def _empty_calls(address: str, calls: int, workers: int) -> float:
+    """A second, of as many callers."""
+
+    async def caller(stub: FederationStub) -> None:
+        for _ in range(calls // workers):
+            await stub.Describe(pb.DescribeRequest())
+
+    async with grpc.aio.insecure_channel(address) as channel:
+        stub = FederationStub(channel)
+        await stub.Describe(pb.DescribeRequest())
+        began = time.perf_counter()
+        await asyncio.gather(*(caller(stub) for _ in range(workers)))
+        return calls // workers * workers / (time.perf_counter() - began)
 
 
 async def _worker(stub: FederationStub, spec: pb.FederationSpec, name: str, numbers: range, blob: bytes) -> None:

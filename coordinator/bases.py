@@ -13,6 +13,8 @@ from share_algo.codec import decode_block
 
 BASES_MAX = 4
 """Bases of older generations that are kept in memory."""
+VERSIONS_MAX = 64
+"""Versions of which it is kept in memory where their basis is."""
 
 
 class Bases:
@@ -22,25 +24,26 @@ class Bases:
         self.catalog, self._blobs = catalog, blobs
         self._newest = (0, Basis())
         self._stored = lru_cache(BASES_MAX)(self._read)
+        self._known = lru_cache(VERSIONS_MAX)(self._existing)
 
     def of(self, number: int) -> Basis:
-        """Raises Refused when there is no such version, or it is gone; CoordinatorError for a damaged blob."""
-        version = self._readable(number)
+        """Raises Refused when there is no such version, or its basis is gone; CoordinatorError for a damaged blob.
+
+        Of a version that has just gone it may still be there: the journal, which knows, takes no update for it.
+        """
         try:
-            return self.at(version)
+            return self.at(self._known(number))
         except CoordinatorError:
-            self._readable(number)  # it may have gone meanwhile
+            self._must_be_readable(number)
             raise
 
     def behind(self, number: int) -> Basis:
         """The same for a version that may be gone: its basis stays as long as a journaled update needs it."""
         return self.at(self._existing(number))
 
-    def _readable(self, number: int) -> Version:
-        version = self._existing(number)
-        if version.gone:
-            base_is_gone(number, version.gone)
-        return version
+    def _must_be_readable(self, number: int) -> None:
+        if why := self._existing(number).gone:
+            base_is_gone(number, why)
 
     def _existing(self, number: int) -> Version:
         return self.catalog.get(number) or no_such_version(number)
@@ -59,6 +62,7 @@ class Bases:
         """Keep nothing of what may be gone from the disk."""
         self._newest = (0, Basis())
         self._stored.cache_clear()
+        self._known.cache_clear()
 
     def _read(self, generation: int, blocks: int) -> Basis:
         names = self.catalog.first_blocks(generation, blocks)

@@ -63,11 +63,18 @@ def open_sqlite(path: Path) -> Engine:
         options = connection.get_execution_options()
         if options.get("writes"):
             seconds = HURRIED_SECONDS_MAX if options.get("hurried") else BUSY_SECONDS_MAX
-            connection.exec_driver_sql(f"PRAGMA busy_timeout={1000 * seconds:.0f}")
-            connection.exec_driver_sql(f"PRAGMA synchronous={'NORMAL' if options.get('unsynced') else 'FULL'}")
+            _set(connection, "busy_timeout", f"{1000 * seconds:.0f}")
+            _set(connection, "synchronous", "NORMAL" if options.get("unsynced") else "FULL")
         connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get("writes") else "BEGIN")
 
     return engine
+
+
+def _set(connection: Connection, pragma: str, value: str) -> None:
+    """Unless it is so already: these settings outlive a transaction, and nothing else changes them."""
+    if connection.info.get(pragma) != value:
+        connection.exec_driver_sql(f"PRAGMA {pragma}={value}")
+        connection.info[pragma] = value
 
 
 def open_postgres(url: str) -> Engine:

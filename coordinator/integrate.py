@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from time import time
+from time import monotonic, sleep, time
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
@@ -39,6 +39,10 @@ from share_algo import AlgebraError
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 2.0
+QUIET_SECONDS = 0.01
+"""No arrival for so long: nobody's receipt is waited for."""
+GATHER_SECONDS_MAX = 0.1
+"""So much later a version may come for the sake of arrivals."""
 IDLE_SECONDS_MAX = 5.0
 """How long a missed wake-up could cost; none is known to be missed."""
 EXPECTED = (OSError, SQLAlchemyError, CoordinatorError)
@@ -74,7 +78,7 @@ class Integrator:
             self._head, self._consumed = newest_sound(history), history.journal.consumed()
             self._waiting = str(error)
             log.error("version %d is served, nothing is merged: %s", self._head.version, error)
-        self._wake = threading.Event()
+        self._wake, self._woken_at = threading.Event(), 0.0
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="integrate")
 
@@ -87,6 +91,7 @@ class Integrator:
 
     def wake(self) -> None:
         """There is something new in the journal."""
+        self._woken_at = monotonic()
         self._wake.set()
 
     def stop(self) -> None:
@@ -134,6 +139,7 @@ class Integrator:
         self._upkeep.after(self._head, self._consumed)
 
     def _next(self) -> bool:
+        self._let_arrivals_go_first()
         found = self._history.journal.after(self._consumed, self._batch_max)
         if not found:
             return False
@@ -143,6 +149,16 @@ class Integrator:
             self._carry_out(found[0], found[0].command)
         self._announce(self.announcement)
         return True
+
+    def _let_arrivals_go_first(self) -> None:
+        """While more come and the batch has room for them: merged together they cost less, and meanwhile no merge takes
+        the processor from those who wait for a receipt."""
+        latest = monotonic() + GATHER_SECONDS_MAX
+        while monotonic() < min(self._woken_at + QUIET_SECONDS, latest) and not self._has_a_full_batch():
+            sleep(QUIET_SECONDS)
+
+    def _has_a_full_batch(self) -> bool:
+        return self._history.journal.newest_position() - self._consumed >= self._batch_max
 
     def _merge(self, positions: Sequence[Position]) -> None:
         batch = self._batch()

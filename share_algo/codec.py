@@ -51,9 +51,9 @@ def encode_update(update: Update, *, compact: bool = False, direction_bits: int 
 
 def decode_block(blob: bytes) -> Block:
     """As `decode_update`; directions may be derived, which costs nothing before they are looked at."""
-    by_kind = _by_kind(blob)
+    by_kind, said = _by_kind(blob)
     inside = _block(by_kind)
-    derived = {m: _recipe(m, numbers) for m, numbers in _said(blob).get("derived", {}).items()}
+    derived = {m: _recipe(m, numbers) for m, numbers in said.get("derived", {}).items()}
     return {**inside, **{m: DerivedDirections(recipe, inside.get(m)) for m, recipe in derived.items()}}
 
 
@@ -63,8 +63,7 @@ def decode_entry(blob: bytes) -> TaskEntry:
 
 def decode_update(blob: bytes) -> Update:
     """Raises AlgebraError (the sender's fault) for anything that is not one of ours, whole and finite."""
-    by_kind = _by_kind(blob)
-    said = _said(blob)
+    by_kind, said = _by_kind(blob)
     layouts = said.get("layouts", {})
     if "derived" in said:
         raise AlgebraError("an update must bring its directions, not derive them")
@@ -128,10 +127,11 @@ def _said(blob: bytes) -> dict[str, dict[str, Any]]:
     return said
 
 
-def _by_kind(blob: bytes) -> dict[str, dict[str, Tensor]]:
+def _by_kind(blob: bytes) -> tuple[dict[str, dict[str, Tensor]], dict[str, dict[str, Any]]]:
+    """What is in it, and what its metadata say."""
     try:
-        loaded = load(blob)
-        tensors = restored(unpacked(loaded, _said(blob).get("packed", {})))
+        loaded, said = load(blob), _said(blob)
+        tensors = restored(unpacked(loaded, said.get("packed", {})))
     except (SafetensorError, ValueError, KeyError) as error:
         raise AlgebraError(f"not a safetensors blob: {error}") from None
     if len(tensors) > TENSORS_MAX:
@@ -146,7 +146,7 @@ def _by_kind(blob: bytes) -> dict[str, dict[str, Tensor]]:
         if kind != "head" and tensor.ndim != 2:
             raise AlgebraError(f"{name}: {kind} must have two dimensions, not {tensor.ndim}")
         by_kind[kind][name] = tensor
-    return by_kind
+    return by_kind, said
 
 
 def _pairs(

@@ -26,6 +26,7 @@ from parts import (
 
 from coordinator import batch, integrate
 from coordinator.home import open_home
+from coordinator.integrate import GATHER_SECONDS_MAX, QUIET_SECONDS, Integrator
 from coordinator.journal import Journal
 from coordinator.members import Members
 from protos.fedshare.v1 import federation_pb2 as pb
@@ -192,3 +193,37 @@ def test_commands_and_mlflow_show_every_update_of_a_version(home: Path):
     runs = client.search_runs([client.get_experiment_by_name("small/versions").experiment_id])
     assert sorted(run.data.tags["fedshare.task"] for run in runs) == ["t0", "t1", "t2"]
     assert {(run.data.tags["fedshare.version"], run.data.metrics["weight"]) for run in runs} == {("1", 1.0)}
+
+
+class Storm:
+    """A clock that moves only while the writer sleeps; each time another update arrives."""
+
+    def __init__(self, home: Path, monkeypatch: pytest.MonkeyPatch, batch_max: int):
+        self.now = 0.0
+        monkeypatch.setattr(integrate, "monotonic", lambda: self.now)
+        monkeypatch.setattr(integrate, "sleep", self._sleep)
+        with open_home(home) as opened:
+            history = history_of(opened)
+            self._writer = Integrator(opened.spec, opened.engine, history, lambda _: None, batch_max=batch_max)
+            self._writer.wake()
+            self._writer._next()
+            self.consumed = history.journal.consumed()
+
+    def _sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self._writer.wake()
+
+
+def test_arrivals_go_before_a_merge_but_not_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    home = small_home(tmp_path / "home")
+    queue(home, "a@one")
+    storm = Storm(home, monkeypatch, batch_max=2)
+    assert storm.consumed == 1
+    assert GATHER_SECONDS_MAX <= storm.now < GATHER_SECONDS_MAX + 2 * QUIET_SECONDS
+
+
+def test_merge_waits_for_nobody_when_its_batch_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    home = small_home(tmp_path / "home")
+    queue(home, "a@one", "b@two")
+    storm = Storm(home, monkeypatch, batch_max=2)
+    assert (storm.consumed, storm.now) == (2, 0.0)
