@@ -45,27 +45,46 @@ class Batch:
 
     def __init__(self, history: History, head: Version, state: State, norms: Iterable[float]):
         self._history, self._spec, self._head = history, history.spec, head
-        self.state, self.norms = state, deque(norms, NORMS_MAX)
+        self._before, self._vain = (state, tuple(norms)), set[int]()
+        self._begin()
+
+    def _begin(self) -> None:
+        self.state, norms = self._before
+        self.norms = deque(norms, NORMS_MAX)
         self._rulings: dict[int, Ruling] = {}
         self._records: list[Record] = []
         self._blocks: list[Block] = []
         self._buffers: dict[str, list[Position]] = {}
-        self._behind: dict[tuple[str, str], list[Position]] = {}
 
     def draft(self, positions: Sequence[Position]) -> Draft:
-        """All that these entries change, or the first of them: `position` says how far it goes."""
-        began, taken = monotonic(), set[int]()
-        for n, position in enumerate(positions):
+        """All that these entries change, or the first of them: `position` says how far it goes.
+
+        Where one that has overtaken others cannot be merged, it is all done again with those in their own turns: what
+        came to the same task after them goes on top of them.
+        """
+        while True:
+            taken, overtaken = self._looked_at(positions)
+            vain = {newer.position for _, newer in overtaken if not self._is_merged(newer)}
+            if not vain:
+                break
+            positions, self._vain = taken, self._vain | vain
+            self._begin()
+        for older, newer in overtaken:
+            self._rule(older, pb.OUTCOME_SUPERSEDED, f"by update {newer.submission.update_id} of the same worker")
+        return self._drafted(taken[-1].position, {p.position for p in taken})
+
+    def _looked_at(self, positions: Sequence[Position]) -> tuple[list[Position], list[tuple[Position, Position]]]:
+        """(what was taken in, what was overtaken and by whom), with a ruling on each that was not overtaken."""
+        began, taken, overtaken = monotonic(), list[Position](), list[tuple[Position, Position]]()
+        for position in positions:
             if taken and (monotonic() - began > BATCH_SECONDS_MAX or self._is_full_again(position)):
                 break
-            taken.add(position.position)
-            if self._has_newer(position, positions[n + 1 :]):
-                self._behind.setdefault(_whose(position), []).append(position)
+            taken.append(position)
+            if newer := self._newer(position, positions):
+                overtaken.append((position, newer))
             else:
-                self._settle(position)
-        for behind in list(self._behind.values()):
-            self._settle(behind.pop())
-        return self._drafted(max(taken), taken)
+                self._consider(position)
+        return taken, overtaken
 
     def accepted(self, position: Position) -> Draft:
         """The same for an update that somebody has judged: it is merged however unlike the others or stale it is."""
@@ -83,18 +102,6 @@ class Batch:
             first=tuple(r for p, r in sorted(self._rulings.items()) if p in new),
             later=tuple(r for p, r in sorted(self._rulings.items()) if p not in new),
         )
-
-    def _settle(self, position: Position) -> None:
-        """Merge it, or where that cannot be the newest of those that it would have overtaken."""
-        behind = self._behind.get(_whose(position), []) if replaces(self._policy(position)) else []
-        self._consider(position)
-        while behind and self._rulings[position.position].outcome != pb.OUTCOME_MERGED:
-            position = behind.pop()
-            self._consider(position)
-        for older in behind:
-            self._rule(older, pb.OUTCOME_SUPERSEDED, f"by update {position.submission.update_id} of the same worker")
-        behind.clear()
-        self._behind.pop(_whose(position), None)
 
     def _consider(self, position: Position) -> None:
         staleness = self._head.version - position.submission.base_version
@@ -165,8 +172,16 @@ class Batch:
         full = gathers(policy) and len(self._buffer(task)) + 1 >= policy.buffer_size
         return full and any(record.task == task for record in self._records)
 
-    def _has_newer(self, position: Position, later: Sequence[Position]) -> bool:
-        return replaces(self._policy(position)) and any(_whose(p) == _whose(position) for p in later)
+    def _newer(self, position: Position, positions: Sequence[Position]) -> Position | None:
+        """The newest by which it is overtaken."""
+        if not replaces(self._policy(position)):
+            return None
+        mine = [p for p in positions if _whose(p) == _whose(position) and p.position not in self._vain]
+        return mine[-1] if mine and mine[-1].position > position.position else None
+
+    def _is_merged(self, position: Position) -> bool:
+        ruling = self._rulings.get(position.position)
+        return ruling is not None and ruling.outcome == pb.OUTCOME_MERGED
 
     def _buffer(self, task: str) -> list[Position]:
         """What waits for more, oldest first: on the disk, and changed since by this batch."""

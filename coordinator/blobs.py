@@ -93,7 +93,8 @@ class Blobs:
             raise
         for name in aside:
             self._shelf.delete(name)
-        self._shelf.sync()
+        for prefix in ("", ASIDE):  # what was erased does not come back with a power cut
+            self._shelf.sync(prefix)
         return len(aside)
 
     def _set_aside(self, kept: set[str], number: str) -> list[str]:

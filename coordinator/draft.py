@@ -41,11 +41,15 @@ class LettingGo:
 
 @dataclass(frozen=True)
 class Erasure:
-    """Of these updates everything but their id is deleted. task, worker: whose name is blanked."""
+    """Of these updates everything but their id is deleted. task, worker: whose name is blanked.
+
+    until: commands up to this position do not say it any more; a later one has yet to be carried out.
+    """
 
     positions: frozenset[int]
     task: str
     worker: str
+    until: int
 
 
 @dataclass(frozen=True)

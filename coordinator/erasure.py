@@ -16,7 +16,7 @@ from protos.fedshare.v1.federation_pb2 import CommandRequest
 
 def erase(connection: Connection, erasure: Erasure) -> None:
     _blank_updates(connection, erasure.positions)
-    _blank_commands(connection, erasure.task, erasure.worker)
+    _blank_commands(connection, erasure.task, erasure.worker, erasure.until)
     _blank_people(connection, erasure.task, erasure.worker)
 
 
@@ -33,8 +33,8 @@ def _blank_updates(connection: Connection, positions: frozenset[int]) -> None:
             connection.execute(update(versions).where(versions.c.version == row.version).values(record=blanked))
 
 
-def _blank_commands(connection: Connection, task: str, worker: str) -> None:
-    for row in connection.execute(select(commands)).all():
+def _blank_commands(connection: Connection, task: str, worker: str, until: int) -> None:
+    for row in connection.execute(select(commands).where(commands.c.position <= until)).all():
         request = json_format.Parse(row.request, CommandRequest())
         if (request.forget.task, request.forget.worker) == (task, worker) and (task or worker):
             request.forget.task = request.forget.worker = ""

@@ -65,13 +65,13 @@ class Reversal:
             later=tuple(Ruling(p, outcome, reason=what) for p in taken),
         )
         if command.erase:
-            erasure, gone = self._erasure(command, forgotten)
+            erasure, gone = self._erasure(position.position, command, forgotten)
             draft = replace(draft, erasure=erasure, letting_go=gone)
         return stored(self.history, rebuilt, head, draft)
 
-    def _erasure(self, command: pb.Forget, forgotten: frozenset[int]) -> tuple[Erasure, LettingGo]:
+    def _erasure(self, position: int, command: pb.Forget, forgotten: frozenset[int]) -> tuple[Erasure, LettingGo]:
         versions = list(self.history.catalog.every())
         held = [v.version for v in versions for record in v.records if record.position in forgotten]
         numbers = frozenset(v.version for v in versions if held and v.version >= min(held) and not v.gone)
-        erasure = Erasure(forgotten, command.task, command.worker)
+        erasure = Erasure(forgotten, command.task, command.worker, position)
         return erasure, letting_go(self.history, numbers, ERASED, without=forgotten)

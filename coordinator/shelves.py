@@ -41,8 +41,8 @@ class Shelf(Protocol):
 
     def delete(self, name: str) -> None: ...
 
-    def sync(self) -> None:
-        """Moves and deletions are on disk."""
+    def sync(self, prefix: str = "") -> None:
+        """Moves and deletions of names that begin so are on disk."""
 
     def where(self, name: str) -> str: ...
 
@@ -101,8 +101,11 @@ class Folder:
     def delete(self, name: str) -> None:
         self._path(name).unlink(missing_ok=True)
 
-    def sync(self) -> None:
-        self._sync(None)
+    def sync(self, prefix: str = "") -> None:
+        if not prefix:
+            self._sync(None)
+        elif (beside := self._path(prefix)).is_dir():
+            sync_folder(beside)
 
     def where(self, name: str) -> str:
         return str(self._path(name))
@@ -168,7 +171,7 @@ class Bucket:
         with suppress(FileNotFoundError), _Away(self.url):
             self._files.rm_file(self._path(name))
 
-    def sync(self) -> None:
+    def sync(self, prefix: str = "") -> None:
         """Every call is durable when it returns."""
 
     def where(self, name: str) -> str:

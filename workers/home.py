@@ -58,10 +58,16 @@ class Home:
             _replace(self._federation, federation_id.encode())
 
     def set_aside(self, parcel: Parcel) -> Path:
-        """A refused update leaves the outbox but is not lost: returns where it is kept."""
+        """A refused update leaves the outbox but is not lost: returns where it is kept.
+
+        Raises WorkerError when the disk does not take it: it stays in the outbox.
+        """
         kept = self.folder / "refused" / parcel.folder.name
-        kept.parent.mkdir(exist_ok=True)
-        return parcel.folder.rename(kept)
+        try:
+            kept.parent.mkdir(exist_ok=True)
+            return parcel.folder.rename(kept)
+        except OSError as error:
+            raise WorkerError(f"cannot keep a refused update in {kept.parent}: {error.strerror}") from None
 
 
 class BlobCache:

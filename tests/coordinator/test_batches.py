@@ -89,3 +89,18 @@ def test_update_that_cannot_be_merged_supersedes_nothing(tmp_path: Path):
     with CoordinatorHere(home) as coordinator:
         told = verdicts(coordinator, [old, new])
     assert [v.outcome for v in told] == [pb.OUTCOME_MERGED, pb.OUTCOME_SKIPPED]
+
+
+def test_what_would_have_been_overtaken_stays_below_what_others_sent_after_it(tmp_path: Path):
+    home = small_home(tmp_path / "home")
+    old = journal_one(home, seed=1)
+    with open_home(home) as opened:
+        incarnation = Members(opened.engine).join("other", "task", 1.0)
+        blob = honest_blob(opened.spec, random_adapter(opened.spec, 7), Basis())
+        others = journal_blob(opened, blob, worker="other", incarnation=incarnation)
+    bad = journal_one(home, seed=2)
+    flip_a_byte(home / "blobs" / f"{bad.digest}.safetensors")
+    with CoordinatorHere(home) as coordinator:
+        told = verdicts(coordinator, [old, others, bad])
+        assert [r.update_id for r in coordinator.versions()] == [old.update_id, others.update_id]
+    assert [v.outcome for v in told] == [pb.OUTCOME_MERGED, pb.OUTCOME_MERGED, pb.OUTCOME_SKIPPED]

@@ -63,6 +63,20 @@ def test_blob_is_on_disk_before_it_has_its_name_and_its_name_before_put_returns(
     assert steps == ["fsync .part", "rename .part .safetensors", "fsync folder"]
 
 
+def test_what_a_sweep_deletes_is_gone_from_both_folders_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    blobs, steps = Blobs(tmp_path / "blobs"), []
+    kept, _ = blobs.put(b"kept"), blobs.put(b"goes")
+    real = os.unlink, os.fsync
+    monkeypatch.setattr(os, "unlink", lambda path, **at: (steps.append("unlink"), real[0](path, **at))[1])
+    monkeypatch.setattr(
+        os,
+        "fsync",
+        lambda handle: (steps.append(Path(os.readlink(f"/proc/self/fd/{handle}")).name), real[1](handle))[1],
+    )
+    assert blobs.sweep(lambda: {kept}, lambda: None) == 1
+    assert steps[0] == "unlink" and sorted(steps[1:]) == ["blobs", "blobs-aside"]
+
+
 def test_torn_files_are_cleared_away_at_the_start(tmp_path: Path):
     home = small_home(tmp_path / "home")
     torn, whole = home / "blobs-arriving" / "tmpabc.part", home / "blobs" / f"{digest_of(b'x')}.safetensors"

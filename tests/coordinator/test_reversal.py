@@ -15,7 +15,9 @@ from parts import (
     CoordinatorHere,
     RawWorker,
     dense_adapter,
+    history_of,
     honest_blob,
+    journal_one,
     order,
     random_adapter,
     relative_error,
@@ -228,6 +230,22 @@ def test_version_that_was_erased_is_refused_by_name(erased: Erased):
         relative_error(dense_adapter(erased.learning.adapters["still"]), erased.learning.dense()["still"])
         < SENT_IS_KEPT
     )
+
+
+def test_forget_that_waits_behind_an_erasure_of_the_same_worker_still_says_whose(tmp_path: Path):
+    home, forgets = small_home(tmp_path / "home"), [pb.Forget(worker="raw", erase=erase) for erase in (True, False)]
+    ids = []
+    for seed, forget in enumerate(forgets):  # of an update before each
+        ids.append(journal_one(home, seed).update_id)
+        with open_home(home) as opened:
+            command = pb.CommandRequest(command_id=uuid.uuid4().hex, forget=forget)
+            ids.append(history_of(opened).journal.command(command, 0.0)[0].update_id)
+    with CoordinatorHere(home) as coordinator:
+        coordinator.drained()
+        with coordinator.client() as client:
+            told = [client.story(one).verdict for one in ids]
+    done, erased, reverted = pb.OUTCOME_DONE, pb.OUTCOME_ERASED, pb.OUTCOME_REVERTED
+    assert [verdict.outcome for verdict in told] == [erased, done, reverted, done]
 
 
 def test_second_forget_and_a_replay_need_nothing_that_was_erased(erased: Erased):

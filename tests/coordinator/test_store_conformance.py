@@ -411,7 +411,7 @@ def erased(home: Home, consumed: int = 3) -> int:
         "afresh": True,
         "first": (),
         "later": (Ruling(1, pb.OUTCOME_ERASED),),
-        "erasure": Erasure(frozenset({1}), "", "ann"),
+        "erasure": Erasure(frozenset({1}), "", "ann", 3),
         "letting_go": LettingGo(frozenset({1, 2}), "erased", {}, consumed),
         "records": (Record(2, "kept", "bob", f"{2:032x}"),),
     }
@@ -456,7 +456,7 @@ def test_files_of_postgresql_hold_no_name_of_what_was_erased(tmp_path: Path, pos
         assert files_with(postgres, *needles.values())
         Journal(home.engine).command(pb.CommandRequest(command_id="c" * 32), 1.0)
         gone = {
-            "erasure": Erasure(frozenset(range(1, 10)), "", needles["worker"]),
+            "erasure": Erasure(frozenset(range(1, 10)), "", needles["worker"], 10),
             "letting_go": LettingGo(frozenset(range(1, 10)), "erased", {}, 10),
         }
         publish(home, 10, entries={needles["task"]: None}, first=(), records=(), afresh=True, **gone)

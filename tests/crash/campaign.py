@@ -39,6 +39,23 @@ ESSENTIAL = (
     "coordinator: catalog.Catalog.publish, before commit",
     "coordinator: catalog.Catalog.publish, inside commit",
     "coordinator: catalog.Catalog.publish, after commit",
+    "coordinator: catalog.Catalog.publish for a rollback, inside commit",
+    "coordinator: catalog.Catalog.publish for a forget, inside commit",
+    "coordinator: catalog.Catalog.publish for a forget, after commit",
+    "coordinator: catalog.Catalog.publish for a compact, before commit",
+    "coordinator: catalog.Catalog.publish for a compact, inside commit",
+    "coordinator: catalog.Catalog.publish for a compact, after commit",
+    "coordinator: catalog.Catalog.publish for a judge, inside commit",
+    "coordinator: catalog.Catalog.publish for a judge, after commit",
+    "coordinator: catalog.Catalog.settle for a judge, inside commit",
+    "coordinator: catalog.Catalog.settle for a collect, inside commit",
+    "coordinator: catalog.Catalog.settle for a collect, after commit",
+    "coordinator: shelves.Folder.move, before rename *.*.safetensors",
+    "coordinator: blobs.Blobs.sweep, inside commit",
+    "coordinator: shelves.Folder.delete, before unlink *.*.safetensors",
+    "coordinator: shelves.Folder.delete, after unlink *.*.safetensors",
+    "coordinator: sweep.sweep_if_wanted, inside commit",
+    "coordinator: journal.Journal.command, inside commit",
     "coordinator: members.Members.join, inside commit",
     "workers: outbox.Outbox.put, before replace header.json",
     "workers: outbox.Outbox.put, after replace header.json",
@@ -124,8 +141,8 @@ def _one(seed: int, template: Path, folder: Path, faults: Faults, loop, found: C
         lines = traceback.format_exc().splitlines()
         found.failed[seed] = f"{type(error).__name__}: {error}\n" + "\n".join(lines[-16:])
     finally:
-        if world and world.here:
-            world.here.close()
+        if world:
+            world.close()
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -78,9 +78,9 @@ class Context:
 class Here:
     """One process of a coordinator: opened on a home, until it is closed or dies."""
 
-    def __init__(self, folder: Path, loop: asyncio.AbstractEventLoop):
+    def __init__(self, folder: Path, loop: asyncio.AbstractEventLoop, *, standby: bool = False):
         self.folder, self._loop = folder, loop
-        self.home = open_home(folder)
+        self.home = open_home(folder, standby=standby)
         try:
             self._wire()
         except BaseException:

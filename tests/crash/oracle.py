@@ -1,28 +1,39 @@
 """What must hold when all is quiet again: nothing lost, nothing doubled, every version what it says.
 
-Read from the files and tables as they lie there. What a version should be is worked out from the order of the
-journal and the adapters that were made, by hand: no merge, no basis, no verdict is asked.
+Read from the files and tables as they lie there. What a version should be, and what every verdict, is worked out from
+the order of the journal and the adapters that were made, by hand (expected.py): no merge, no basis, no policy is asked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
 from itertools import pairwise
 
-from parts import dense, dense_adapter, relative_error
+from parts import dense_adapter
+from sqlalchemy import select
 
-from coordinator import sweep, views
+from coordinator import sweep
 from coordinator.catalog import Version
-from coordinator.journal import Decision, Position
+from coordinator.journal import MERGEABLE, Decision, Position
+from coordinator.tables import versions as version_rows
 from coordinator.verdicts import Outcome
 from protos.chunks import digest_of
 from protos.fedshare.v1 import federation_pb2 as pb
 
+from .contents import ROUNDING, Contents
+from .expected import Expected, Verdict
+from .formulas import norm, of_adapter, off, total
+from .here import Here
 from .runs import World
 
-KEPT_IS_SENT = 1e-4
-FINAL = (pb.OUTCOME_MERGED, pb.OUTCOME_SKIPPED, pb.OUTCOME_REVERTED, pb.OUTCOME_ERASED, pb.OUTCOME_DONE)
+FINAL = (
+    pb.OUTCOME_MERGED, pb.OUTCOME_REVERTED, pb.OUTCOME_ERASED, pb.OUTCOME_BUFFERED, pb.OUTCOME_SUPERSEDED,
+    pb.OUTCOME_TOO_STALE, pb.OUTCOME_QUARANTINED, pb.OUTCOME_REJECTED,
+)  # fmt: skip
+OF_COMMANDS = (pb.OUTCOME_DONE, pb.OUTCOME_SKIPPED)
 Entries = list[tuple[Position, Decision]]
+Past = dict[int, list[Decision]]
+"""All verdicts on a position in order, the present one last."""
 
 
 def check(world: World) -> dict[str, int]:
@@ -31,24 +42,29 @@ def check(world: World) -> dict[str, int]:
         assert here is not None
         entries = list(here.journal.every())
         versions = list(here.catalog.every())
+        past = {p.position: [*here.journal.past(p.position), d] for p, d in entries}
+        made_for = _made_for(here, versions)
     _journal(entries)
     _nothing_lost(world, entries)
-    _told(world, entries, here.journal.past)
-    _chain(versions)
-    alive = _alive(world, entries, versions)
-    _verdicts(entries, versions, alive)
-    _blobs(world, here)
-    checked = sum(_contents(world, here, version, alive[version.version]) for version in versions if not version.gone)
+    _told(world, entries, past)
+    _chain(versions, made_for)
+    expected = Expected(world, past, made_for)
+    expected.walk(entries)
+    _verdicts(entries, past, expected)
+    _gone(versions, expected)
+    _upkeep(world, entries, versions, made_for)
+    _blobs(world, here, entries)
+    contents, commands = Contents(here, expected), _commands(world, entries)
+    checked = sum(contents.check(version, commands) for version in versions if not version.gone)
+    _mergeable(world, here, entries)
     _outboxes(world)
-    kinds = [record.kind for version in versions for record in version.records]
-    return {
-        "updates": len(world.parcels),
-        "entries": len(entries),
-        "versions": len(versions),
-        "versions taken back": kinds.count(pb.VERSION_KIND_ROLLBACK) + kinds.count(pb.VERSION_KIND_FORGET),
-        "versions erased": sum(bool(version.gone) for version in versions),
-        "tasks read": checked,
-    }
+    return _counts(world, entries, versions, past) | {"tasks read": checked}
+
+
+def _made_for(here: Here, versions: list[Version]) -> dict[int, Version]:
+    with here.home.engine.connect() as connection:
+        rows = connection.execute(select(version_rows.c.position, version_rows.c.version)).all()
+    return {position: versions[number] for position, number in rows if position is not None}
 
 
 def _journal(entries: Entries) -> None:
@@ -57,8 +73,10 @@ def _journal(entries: Entries) -> None:
     ids = [p.submission.update_id for p, _ in entries]
     assert len(ids) == len(set(ids)), "an update is journaled twice"
     for position, decision in entries:
-        assert decision.outcome in FINAL, f"position {position.position} has no verdict"
-        assert decision.reason or decision.outcome == pb.OUTCOME_MERGED, f"position {position.position}: no reason"
+        name = f"position {position.position} ({Outcome.Name(decision.outcome)})"
+        assert decision.outcome in (OF_COMMANDS if position.command else FINAL), f"{name} has no verdict: {decision}"
+        assert decision.reason or decision.outcome == pb.OUTCOME_MERGED, f"{name}: no reason"
+        assert "internal error" not in decision.reason, f"{name}: {decision.reason}"
 
 
 def _nothing_lost(world: World, entries: Entries) -> None:
@@ -69,95 +87,132 @@ def _nothing_lost(world: World, entries: Entries) -> None:
     for update_id in world.parcels:
         kept = list(world.folder.glob(f"**/refused/{update_id}/header.json"))
         assert update_id in journaled or kept, f"{update_id} was finished and is lost"
+    assert world.commands.keys() <= journaled, "a command is lost"
+    assert not journaled & set(world.fenced), "one that was replaced has written"
 
 
-def _told(world: World, entries: Entries, past) -> None:  # type: ignore[no-untyped-def]
+def _told(world: World, entries: Entries, past: Past) -> None:
     """One position for all receipts of an update; a verdict that was told is its verdict, or was until a command."""
-    for position, decision in entries:
-        verdicts = {(d.outcome, d.version) for d in (*past(position.position), decision)} | {(pb.OUTCOME_QUEUED, 0)}
+    for position, _ in entries:
+        verdicts = {(d.outcome, d.version) for d in past[position.position]} | {(pb.OUTCOME_QUEUED, 0)}
         for receipt in world.told.get(position.submission.update_id, []):
             assert receipt.position == position.position, "two positions for one update"
             assert (receipt.outcome, receipt.version) in verdicts, f"a verdict has changed by itself: {receipt}"
 
 
-def _chain(versions: list[Version]) -> None:
+def _chain(versions: list[Version], made_for: dict[int, Version]) -> None:
     assert [v.version for v in versions] == list(range(len(versions))), "versions have gaps"
     assert all(later.parent == earlier.version for earlier, later in pairwise(versions)), "a parent is another's"
     assert len({v.digest for v in versions}) == len(versions)
-    made_for = [record.position for v in versions for record in v.records]
-    assert made_for == sorted(set(made_for)), (
-        "versions are not in the order of the journal, or made twice for one entry"
-    )
+    order = [made_for[position].version for position in sorted(made_for)]
+    assert order == list(range(1, len(versions))), "versions are not in the order of the journal"
+    merged = [r.position for v in versions for r in v.records if r.kind == pb.VERSION_KIND_MERGE]
+    assert len(merged) == len(set(merged)), "an update is merged twice"
 
 
-def _alive(world: World, entries: Entries, versions: list[Version]) -> dict[int, list[str]]:
-    """By version the updates that it is made of, in order: a naive fold over the records."""
-    alive: dict[int, list[str]] = {0: []}
-    ids = {p.position: p.submission.update_id for p, _ in entries}
-    for v in versions[1:]:
-        before, record = alive[v.version - 1], v.records[-1]
-        if record.kind == pb.VERSION_KIND_MERGE:
-            alive[v.version] = [*before, *(ids[r.position] for r in v.records)]
-        elif record.kind == pb.VERSION_KIND_ROLLBACK:
-            alive[v.version] = alive[world.commands[record.update_id].rollback.version]
-        else:
-            forget = world.commands[record.update_id].forget
-            alive[v.version] = [one for one in before if not _is_of(world, one, forget)]
-    return alive
+def _verdicts(entries: Entries, past: Past, expected: Expected) -> None:
+    """Every verdict that there ever was on an entry, with its version, is what it should have been."""
+    for position, _ in entries:
+        update_id = position.submission.update_id
+        found = _without_a_wait([(d.outcome, d.version) for d in past[position.position]])
+        wanted = _without_a_wait(expected.verdicts[update_id])
+        assert found == wanted, f"position {position.position} went through {_named(found)}, not {_named(wanted)}"
 
 
-def _is_of(world: World, update_id: str, forget: pb.Forget) -> bool:
-    made = world.made_of(update_id)
-    return made.task == forget.task if forget.task else made.worker == forget.worker
+def _without_a_wait(verdicts: list[Verdict]) -> list[Verdict]:
+    """Whether an update was told to be buffered before its buffer was full depends on where a batch ended."""
+    waited = (pb.OUTCOME_BUFFERED, 0)
+    later = [*verdicts[1:], (pb.OUTCOME_UNSPECIFIED, 0)]
+    return [v for v, then in zip(verdicts, later, strict=True) if v != waited or then[0] != pb.OUTCOME_MERGED]
 
 
-def _verdicts(entries: Entries, versions: list[Version], alive: dict[int, list[str]]) -> None:
-    """Merged is what is in the head, in exactly one version's record; nothing else is."""
-    head = alive[versions[-1].version]
-    assert len(head) == len(set(head)), "an update is in the head twice"
-    merges = [r.position for v in versions for r in v.records if r.kind == pb.VERSION_KIND_MERGE]
-    for position, decision in entries:
-        if position.command is not None:
-            continue
-        here = position.submission.update_id in head
-        outcome = Outcome.Name(decision.outcome)
-        assert here == (decision.outcome == pb.OUTCOME_MERGED), f"{outcome}, but in the head: {here}"
-        assert merges.count(position.position) == int(decision.outcome != pb.OUTCOME_SKIPPED) or not _made_a_version(
-            decision
-        ), f"position {position.position} ({outcome}) is in {merges.count(position.position)} versions"
+def _named(verdicts: list[Verdict]) -> str:
+    return ", ".join(f"{Outcome.Name(outcome)} {version}" for outcome, version in verdicts)
 
 
-def _made_a_version(decision: Decision) -> bool:
-    return decision.outcome in (pb.OUTCOME_MERGED, pb.OUTCOME_REVERTED)
+def _gone(versions: list[Version], expected: Expected) -> None:
+    found = {v.version: v.gone for v in versions if v.gone}
+    assert found == expected.gone, f"gone are {found}, and should be {expected.gone}"
 
 
-def _blobs(world: World, here) -> None:  # type: ignore[no-untyped-def]
-    for digest in sweep.named(here.home.engine):
+def _upkeep(world: World, entries: Entries, versions: list[Version], made_for: dict[int, Version]) -> None:
+    """What a budget and a number of versions ask for was asked for."""
+    budget, kept = world.spec.budget, world.spec.versions_kept
+    compactions = [p.position for p, _ in entries if p.command and p.command.HasField("compact")]
+    for position, version in made_for.items():
+        last = version.records[-1]
+        if budget.columns_max and last.kind == pb.VERSION_KIND_MERGE:
+            is_over = max(last.basis_out, last.basis_in) > budget.columns_max
+            assert not is_over or max(compactions, default=0) > position, (
+                f"version {version.version} is over its budget"
+            )
+    readable = sum(not v.gone for v in versions[1:])
+    assert not kept or readable <= kept + 1, f"{readable} versions can be read, and {kept} should be"
+
+
+def _blobs(world: World, here: Here, entries: Entries) -> None:
+    digests = sweep.named(here.home.engine)
+    for digest in digests:
         file = here.home.blobs.path(digest)
         assert file.exists() and digest_of(file.read_bytes()) == digest, (
             f"{file.name} is named and not there, or damaged"
         )
+    for position, decision in entries:
+        if decision.outcome == pb.OUTCOME_ERASED:
+            digest = position.submission.digest
+            left = [str(file) for file in (world.folder / "home").rglob(f"{digest}*")]
+            assert digest in digests or not left, f"position {position.position} is erased, and {left} is there"
     assert list((world.folder / "home" / "blobs-arriving").iterdir()) == [], "something torn is left"
 
 
-def _contents(world: World, here, version: Version, alive: list[str]) -> int:  # type: ignore[no-untyped-def]
-    """Every task of the version is the function of its newest update; there is no other."""
-    expected = {world.made_of(update_id).task: update_id for update_id in alive}
-    request = pb.FetchRequest(version=version.version, every_task=True)
-    manifest = views.manifest(here.catalog, request)
-    assert [t.task for t in manifest.tasks] == sorted(expected), f"version {version.version} holds other tasks"
-    blobs = {name: here.home.blobs.path(name).read_bytes() for name in _names(manifest)}
-    for task, update_id in expected.items():
-        wanted = dense_adapter(world.made_of(update_id).adapter)
-        error = relative_error(wanted, dense(manifest, blobs, task))
-        assert error < KEPT_IS_SENT, f"version {version.version}: {task} is off by {error:.1e}"
-    return len(expected)
+def _mergeable(world: World, here: Here, entries: Entries) -> None:
+    """What may be merged yet, or again, can be read, and is what was sent."""
+    for position, decision in entries:
+        if position.command is None and decision.outcome in MERGEABLE:
+            made = world.made_of(position.submission.update_id)
+            arrived = here.history.arrived(position, 0)
+            wanted, found = of_adapter(made.adapter), of_adapter(arrived.adapter)
+            if position.stand_in and made.began:
+                wanted = total((1.0, wanted), (-1.0, made.began))
+            assert off(wanted, found) < ROUNDING * max(norm(wanted), norm(dense_adapter(made.adapter))), (
+                f"position {position.position} cannot be merged any more as it was sent"
+            )
 
 
-def _names(manifest: pb.Manifest) -> Iterator[str]:
-    yield from (ref.digest for ref in manifest.blocks)
-    yield from (ref.entry.digest for ref in manifest.tasks)
+def _commands(world: World, entries: Entries) -> dict[str, pb.CommandRequest]:
+    """Also those that the coordinator gave itself."""
+    own = {p.submission.update_id: p.command for p, _ in entries if p.command is not None}
+    return own | world.commands
 
 
 def _outboxes(world: World) -> None:
     assert world.outboxes() == [], "something is left in an outbox"
+
+
+def _counts(world: World, entries: Entries, versions: list[Version], past: Past) -> dict[str, int]:
+    kinds = Counter(record.kind for version in versions for record in version.records)
+    told = Counter(d.outcome for p, _ in entries if p.command is None for d in past[p.position])
+    done = Counter(
+        p.command.WhichOneof("command") for p, d in entries if p.command is not None and d.outcome == pb.OUTCOME_DONE
+    )
+    merges = [v for v in versions[1:] if v.records[-1].kind == pb.VERSION_KIND_MERGE]
+    own = [p for p, _ in entries if p.command is not None and p.submission.update_id not in world.commands]
+    return {
+        "updates": len(world.parcels),
+        "entries": len(entries),
+        "versions": len(versions),
+        "versions taken back": kinds[pb.VERSION_KIND_ROLLBACK] + kinds[pb.VERSION_KIND_FORGET],
+        "versions erased": sum(v.gone == "erased" for v in versions),
+        "versions collected": sum(v.gone == "collected" for v in versions),
+        "compactions": kinds[pb.VERSION_KIND_COMPACT],
+        "judgements": done["judge"],
+        "collections": done["collect"],
+        "commands of its own": len(own),
+        "batches": sum(len(v.records) > 1 for v in merges),
+        "weighted": sum(r.weight != 1.0 for v in merges for r in v.records),
+        "stated anew": sum(p.stand_in is not None for p, _ in entries),
+        **{
+            name: told[Outcome.Value(f"OUTCOME_{name.upper().replace(' ', '_')}")]
+            for name in ("buffered", "superseded", "too stale", "quarantined", "rejected", "reverted", "erased")
+        },
+    }

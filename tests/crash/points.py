@@ -14,7 +14,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -33,7 +33,9 @@ HELPERS = ("write", "sync_folder", "make_folder")
 """Functions that say nothing about whose step it is."""
 NEEDS_ROOM = re.compile("before (fsync|rename|replace|mkdir|commit)|after commit")
 """Where a full disk shows. After a commit: it came through, and whoever made it is told that it did not."""
-KILL, POWER_CUT, DISK_FULL = "kill", "power cut", "disk full"
+KILL, POWER_CUT, DISK_FULL, HANG = "kill", "power cut", "disk full", "hang"
+OWN_TURN = re.compile("commit|home\\.open_home|Folder\\.__init__")
+"""Where another cannot take over from one that hangs: it holds the database, or has only just come."""
 
 
 class Crash(BaseException):
@@ -60,6 +62,7 @@ class Faults:
 
     on_crash: Callable[[str, str, str], None] = lambda side, kind, point: None
     on_full: Callable[[], None] = lambda: None
+    on_hang: Callable[[], bool] = lambda: False
     torn_commit: Callable[[], bytes] = bytes
     tear: Callable[[bytes], None] = lambda before: None
     reached: Counter[str] = field(default_factory=Counter)
@@ -97,6 +100,9 @@ class Faults:
         kind = self.due.kind
         if kind == DISK_FULL and not NEEDS_ROOM.match(what):
             return  # it waits for the next step
+        if kind == HANG:
+            self._hang(name)
+            return
         self.due = None
         self.crashed[name] += 1
         if kind == DISK_FULL:
@@ -105,6 +111,11 @@ class Faults:
         self.dead.add(side)
         self.on_crash(side, kind, name)
         raise Crash(side)
+
+    def _hang(self, name: str) -> None:
+        due, self.due = self.due, None
+        if OWN_TURN.search(name) or not self.on_hang():
+            self.due = due
 
     def _watched(self, step: str, original: Callable[..., Any]) -> Callable[..., Any]:
         def act(*args: Any, **named: Any) -> Any:
@@ -130,6 +141,7 @@ class Faults:
                 with original(writer) as connection:
                     yield connection
                 return
+            where = replace(where, function=where.function + _errand(sys._getframe(2)))
             with original(writer) as connection:
                 yield connection
                 self.point(where, "before commit")
@@ -144,7 +156,7 @@ class Faults:
         """A crash inside the commit: some of its pages are on the disk."""
         name = f"{where.side}: {where.function}, inside commit"
         self.reached[name] += 1
-        if not self._is_due(name, where.side) or (self.due and self.due.kind == DISK_FULL):
+        if not self._is_due(name, where.side) or (self.due and self.due.kind in (DISK_FULL, HANG)):
             return None
         before = self.torn_commit()
 
@@ -185,6 +197,18 @@ def place(frame: FrameType | None) -> Place | None:
             best = f"{module.partition('.')[2]}.{frame.f_code.co_qualname}"
         frame = frame.f_back
     return Place(side, best) if side else None
+
+
+def _errand(frame: FrameType | None) -> str:
+    """What command a version or a verdict is stored for."""
+    stores = False
+    while frame is not None:
+        name = frame.f_code.co_qualname
+        stores |= name in ("Catalog.publish", "Catalog.settle")
+        if stores and name == "Integrator._carry_out":
+            return f" for a {frame.f_locals['command'].WhichOneof('command')}"
+        frame = frame.f_back
+    return ""
 
 
 def _is_public(name: str) -> bool:

@@ -14,18 +14,20 @@ from typing import Any
 from unittest.mock import patch
 
 import grpc
-from sqlalchemy.exc import SQLAlchemyError
 
+import coordinator.upkeep
 import workers.life
-from coordinator.errors import CoordinatorError
 from protos.fedshare.v1 import federation_pb2 as pb
-from share_algo import Adapter
 from workers.errors import CoordinatorAway, WorkerError
 from workers.outbox import Parcel
 
+from . import aims, federations, orders
 from .disk import Disk
-from .here import Answered, Database, Here, Stuck, copy_home, log_of
-from .points import COORDINATOR, DISK_FULL, KILL, POWER_CUT, WORKERS, Crash, Due, Faults
+from .federations import SHARED, new_home
+from .here import Answered, Database, Stuck
+from .learned import Made
+from .machines import Machines
+from .points import POWER_CUT, Crash, Faults
 from .short import HereWatcher, ShortLife
 
 DRAIN_ROUNDS_MAX = 12
@@ -33,33 +35,16 @@ DRAIN_ROUNDS_MAX = 12
 DEPTH_MAX = 2
 """While one worker waits another may wait."""
 ENTRIES_MAX = 200
-STEPS_MAX = 40
-"""A life of a worker has so many durable steps."""
-
-
-@dataclass(frozen=True)
-class Made:
-    """What one worker has learned once."""
-
-    worker: str
-    task: str
-    adapter: Adapter
 
 
 @dataclass
-class World:
+class World(Machines):
     """All there is in a run. told: by update id, what somebody was told of it."""
 
-    folder: Path
-    seed: int
-    faults: Faults
-    loop: asyncio.AbstractEventLoop
-    target: str = ""
-    rng: Random = field(init=False)
-    here: Here | None = None
-    quiet: bool = False
+    spec: pb.FederationSpec = field(default_factory=pb.FederationSpec)
     todo: dict[str, int] = field(default_factory=dict)
     tasks: dict[str, str] = field(default_factory=dict)
+    homes: dict[str, str] = field(default_factory=dict)  # whose, by folder: some workers have two
     made_by_digest: dict[str, Made] = field(default_factory=dict)
     parcels: dict[str, str] = field(default_factory=dict)  # digests by update id, of parcels that were finished
     refused: dict[str, str] = field(default_factory=dict)  # why, by update id
@@ -69,51 +54,52 @@ class World:
     clock: float = 0.0
     depth: int = 0
     last_refusal: str = ""
-    counts: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.rng = Random(self.seed)
+        super().__post_init__()
         for n in range(self.rng.randint(1, 3)):
-            self.todo[f"w{n}"] = self.rng.randint(1, 3)
-            (self.folder / f"w{n}").mkdir()
-            self.tasks[f"w{n}"] = "shared" if self.rng.random() < 0.3 else f"task-{n}"
-        self.faults.on_crash, self.faults.torn_commit = self._on_crash, lambda: log_of(self.folder / "home")
-        self.faults.on_full = lambda: self._count(DISK_FULL)
-        self.faults.tear = lambda before: self._database.tear(before, self.rng)
+            self.todo[f"w{n}"] = self.rng.randint(1, 4)
+            self.tasks[f"w{n}"] = SHARED if self.rng.random() < 0.5 else f"task-{n}"
+            for home in (f"w{n}", f"w{n + 10}")[: self.rng.randint(1, 2)]:
+                (self.folder / home).mkdir()
+                self.homes[home] = f"w{n}"
 
     # ---- what happens ----
 
     def run(self) -> None:
         """Faults for a while; then none, until everything has come to its end."""
-        for _ in range(self.rng.randint(6, 16)):
-            self._arm()
-            self.rng.choices(*zip(*self._actions(), strict=True))[0]()
+        self._act(self.rng.randint(6, 14), self._actions())
+        self._deliver()
+        turns = self.rng.randint(4, 8) if aims.command_for(self.target) else self.rng.randint(0, 5)
+        self._act(turns, [(self._order, 4), (self._integrate, 3), (self._restart, 1)])
+        self._drain()
+
+    def _act(self, turns: int, actions: list[tuple[Callable[[], None], int]]) -> None:
+        self.quiet = False
+        for _ in range(turns):
+            aims.arm(self.faults, self.rng, self.target)
+            self.rng.choices(*zip(*actions, strict=True))[0]()
         self.faults.due = self.faults.aim = None
         self.quiet, self.clock = True, 0.0
-        self._drain()
 
     def _actions(self) -> list[tuple[Callable[[], None], int]]:
         return [
-            (self._live_one, 8), (self._integrate, 4), (self._send_again, 3), (self._order, 2),
-            (self._jump, 1), (self._twin, 1), (self._restart, 1), (self._outage, 2),
+            (self._live_one, 9), (self._integrate, 4), (self._send_again, 2), (self._order, 5),
+            (self._jump, 1), (self._twin, 1), (self._restart, 1), (self._outage, 2), (self._rival, 1),
         ]  # fmt: skip
 
-    def _arm(self) -> None:
-        if self.target and self.rng.random() < 0.3:
-            self.faults.aim = Due(self.rng.choice((KILL, POWER_CUT, DISK_FULL)), point=self.target)
-        if self.rng.random() < 0.8:
-            kind = self.rng.choice((KILL, KILL, POWER_CUT, DISK_FULL))
-            side = self.rng.choice((COORDINATOR, COORDINATOR, WORKERS))
-            self.faults.due = Due(kind, self.rng.randint(1, STEPS_MAX), side=side)
+    def _deliver(self) -> None:
+        for _ in range(DRAIN_ROUNDS_MAX):
+            left = [home for home, worker in self.homes.items() if self._outbox(home) or self.todo[worker]]
+            if not left:
+                return
+            for home in left:
+                self._live(home)
+        raise Stuck(f"{DRAIN_ROUNDS_MAX} lives each, and something is left to deliver: {self.last_refusal}")
 
     def _drain(self) -> None:
-        for _ in range(DRAIN_ROUNDS_MAX):
-            for worker in self.tasks:
-                self._live(worker)
-            if not self.outboxes() and not any(self.todo.values()):
-                break
-        else:
-            raise Stuck(f"{DRAIN_ROUNDS_MAX} lives each, and something is left to deliver: {self.last_refusal}")
+        """Also what was asked for and may have been lost on its way."""
+        self._deliver()
         for command in self.commands.values():
             self.call("Command", command)
         self._integrate()
@@ -121,14 +107,15 @@ class World:
         self._integrate()
 
     def _live_one(self) -> None:
-        self._live(self.rng.choice(list(self.tasks)))
+        self._live(self.rng.choice(list(self.homes)))
 
-    def _live(self, worker: str) -> None:
-        life = ShortLife(self, worker, self.tasks[worker], self._home(worker))
+    def _live(self, home: str) -> None:
+        worker = self.homes[home]
+        life = ShortLife(self, worker, self.tasks[worker], self._home(home))
         try:
             life.lead()
         except Crash:
-            self._bury_worker(worker)
+            self._bury_worker(home)
         except CoordinatorAway:
             self._must_not_be_quiet("the coordinator is away")
         except WorkerError as error:
@@ -145,7 +132,7 @@ class World:
         with self._coordinator() as here:
             if here:
                 entries = ENTRIES_MAX if self.quiet else self.rng.randint(1, 4)
-                here.integrate(entries, tries=1 if self.quiet else 2)
+                here.integrate(entries, tries=1 if self.quiet else 3)  # two faults may be due
 
     def _send_again(self) -> None:
         """A request that was delayed on its way, or one that came twice."""
@@ -160,13 +147,9 @@ class World:
         self._call_quietly("Command", request)
 
     def _new_command(self) -> pb.CommandRequest:
-        request = pb.CommandRequest(command_id=f"{self.rng.getrandbits(128):032x}")
-        if self.rng.random() < 0.6:
-            request.rollback.version = self.rng.randint(0, 6)
-        else:
-            task, worker = self.rng.choice([("shared", ""), ("task-0", ""), ("", "w1"), ("task-1", "")])
-            request.forget.CopyFrom(pb.Forget(task=task, worker=worker, erase=self.rng.random() < 0.5))
-        return request
+        aside = self._call_quietly("Quarantined", pb.QuarantinedRequest())
+        named = [one.update_id for one in aside.updates] if aside else []
+        return orders.draw(self.rng, named, list(self.told), aims.command_for(self.target))
 
     def _jump(self) -> None:
         self._count("clock jumps")
@@ -177,20 +160,14 @@ class World:
         worker = self.rng.choice(list(self.tasks))
         self._call_quietly("Join", pb.JoinRequest(worker=worker, task=self.tasks[worker], base_fingerprint="f" * 64))
 
-    def _restart(self) -> None:
-        self._count("restarts")
-        if self.here:
-            self.here.close()
-            self.here = None
-
     def _outage(self) -> None:
         """Somebody's machine loses power while it does nothing."""
         self._kind = POWER_CUT
         self._count(POWER_CUT)
         if self.rng.random() < 0.7:
-            self._bury_worker(self.rng.choice(list(self.tasks)))
+            self._bury_worker(self.rng.choice(list(self.homes)))
         else:
-            self._database = Database(self.folder / "home")
+            self._database = Database(self._home_folder)
             self._bury_coordinator()
 
     # ---- what workers ask ----
@@ -257,13 +234,21 @@ class World:
         return self.todo[worker] > 0
 
     def base_version(self) -> int | None:
-        return None if self.rng.random() < 0.7 else 0
+        """The head, or an older one: it may be gone by now, which is no trouble once all is quiet."""
+        if self.rng.random() < 0.6:
+            return None
+        newest = 0 if self.quiet else max((r.version for told in self.told.values() for r in told), default=0)
+        return self.rng.randint(0, newest)
+
+    def loudness(self) -> float:
+        often = 2 if aims.command_for(self.target) == "judge" else 1
+        return self.rng.choices((1.0, 30.0, 0.03), (0.8, 0.14 * often, 0.06 * often))[0]
 
     def next_seed(self) -> int:
         return self.seed * 1000 + len(self.made_by_digest)
 
-    def made(self, digest: str, worker: str, task: str, adapter: Adapter) -> None:
-        self.made_by_digest[digest] = Made(worker, task, adapter)
+    def made(self, digest: str, made: Made) -> None:
+        self.made_by_digest[digest] = made
 
     def finished(self, parcel: Parcel) -> None:
         """From here on it may not be lost."""
@@ -278,63 +263,7 @@ class World:
             return
         self.told.setdefault(receipt.update_id, []).append(receipt)
 
-    # ---- who dies, and comes back ----
-
-    @contextmanager
-    def _coordinator(self) -> Iterator[Here | None]:
-        """The one that runs, started if there is none. Its death ends the block: None from then on."""
-        try:
-            if self.here is None and (self.quiet or self.rng.random() < 0.8):
-                self.here = self._started()
-            yield self.here
-        except Crash as crash:
-            if crash.side != COORDINATOR:
-                raise
-            self._bury_coordinator()
-
-    def _started(self) -> Here | None:
-        try:
-            return Here(self.folder / "home", self.loop)
-        except (CoordinatorError, OSError, SQLAlchemyError) as error:
-            self._must_not_be_quiet(f"the coordinator does not start: {error}")
-            return None
-        except Crash:
-            self._bury_coordinator()
-            return None
-
-    def _on_crash(self, side: str, kind: str, point: str) -> None:
-        self._count(kind)
-        self._kind = kind
-        if side == COORDINATOR:
-            self._database = Database(self.folder / "home")
-
-    def _bury_coordinator(self) -> None:
-        if self.here:
-            self.here.close()
-            self.here = None
-        if self.rng.random() < 0.5:
-            self._database.add_garbage(self.rng)
-        self._database.put_back()
-        self.faults.dead.discard(COORDINATOR)
-        home = self.folder / "home"
-        if self._kind == POWER_CUT:
-            self.faults.disk.power_cut(home, self.rng)
-        if self.rng.random() < 0.3:
-            (home / "blobs-arriving" / "tmptorn.part").write_bytes(self.rng.randbytes(40))
-
-    def _bury_worker(self, worker: str) -> None:
-        self.faults.dead.discard(WORKERS)
-        if self._kind == POWER_CUT:
-            self.faults.disk.power_cut(self._home(worker), self.rng)
-        if self.rng.random() < 0.3:
-            torn = self._home(worker) / "outbox" / f"{self.rng.getrandbits(128):032x}"
-            torn.mkdir(parents=True, exist_ok=True)
-            (torn / "update.safetensors").write_bytes(self.rng.randbytes(40))
-
     # ---- small things ----
-
-    def _home(self, worker: str) -> Path:
-        return self.folder / worker / "home"
 
     def made_of(self, update_id: str) -> Made:
         """What an update taught, by what was sent for it."""
@@ -342,29 +271,21 @@ class World:
         return self.made_by_digest[digest]
 
     def outboxes(self) -> list[Path]:
-        return [path for worker in self.tasks for path in self._outbox(worker)]
+        return [path for home in self.homes for path in self._outbox(home)]
 
-    def _outbox(self, worker: str) -> list[Path]:
-        outbox = self._home(worker) / "outbox"
+    def _outbox(self, home: str) -> list[Path]:
+        outbox = self._home(home) / "outbox"
         return list(outbox.iterdir()) if outbox.exists() else []
-
-    def _chance(self, probability: float) -> bool:
-        return not self.quiet and self.rng.random() < probability
-
-    def _must_not_be_quiet(self, what: str) -> None:
-        if self.quiet:
-            raise Stuck(what)
-
-    def _count(self, what: str) -> None:
-        self.counts[what] = self.counts.get(what, 0) + 1
 
 
 def run(seed: int, template: Path, folder: Path, faults: Faults, loop: asyncio.AbstractEventLoop, target: str) -> World:
     """Raises AssertionError, or whatever else went wrong."""
-    copy_home(template, folder / "home")
+    folder.mkdir()
+    spec = new_home(template, folder / "home", federations.draw(Random(f"federation {seed}"), "judge" in target))
     faults.disk = Disk()
-    world = World(folder, seed, faults, loop, target)
-    with clock(world), patch.object(workers.life, "Watcher", HereWatcher), faults.installed():
+    world = World(folder, seed, faults, loop, target, spec=spec)
+    soon = patch.object(coordinator.upkeep, "slack", lambda kept: 1)
+    with clock(world), soon, patch.object(workers.life, "Watcher", HereWatcher), faults.installed():
         try:
             world.run()
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -12,10 +13,16 @@ from parts import FINGERPRINT, dense, dense_adapter, honest_blob, random_adapter
 
 from protos.chunks import digest_of
 from protos.fedshare.v1 import federation_pb2 as pb
+from share_algo import Adapter, Basis
 from workers.client import Client
+from workers.errors import Refusal, Superseded
 from workers.life import Life, Plan
 from workers.outbox import Parcel
 from workers.tasks import TaskData
+
+from .federations import policy_for
+from .formulas import Dense, of_task
+from .learned import Made
 
 if TYPE_CHECKING:
     from .runs import World
@@ -86,30 +93,52 @@ class ShortLife(Life):
         return super()._learn_unless(learned) if self._world.has_more(self.plan.worker) else []
 
     def _learn(self) -> Parcel:
-        manifest, basis = self._fetch(self._world.base_version())
-        adapter = random_adapter(self.spec, self._world.next_seed(), rank=1)
+        manifest, basis = self._start()
+        adapter = _louder(random_adapter(self.spec, self._world.next_seed(), rank=1), self._world.loudness())
         blob = honest_blob(self.spec, adapter, basis)
-        self._world.made(digest_of(blob), self.plan.worker, self.plan.task, adapter)
+        began = self._began(manifest) if manifest.tasks else None
+        self._world.made(digest_of(blob), Made(self.plan.worker, self.plan.task, adapter, manifest.version, began))
         parcel = self.home.outbox.put(
             self.plan.task, manifest.version, blob, digest_of(blob), LABELS, {"steps": 1.0}, torch.zeros(1)
         )
         self._world.finished(parcel)
         return parcel
 
+    def _start(self) -> tuple[pb.Manifest, Basis]:
+        """With what the task is in the base version, where updates count as differences from that."""
+        version = self._world.base_version()
+        if policy_for(self.spec, self.plan.task).kind == pb.POLICY_KIND_FEDBUFF:
+            try:
+                return self._fetch(version, self.plan.task)
+            except Superseded:
+                raise
+            except Refusal:  # nobody has learned it yet
+                pass
+        return self._fetch(version)
+
+    def _began(self, manifest: pb.Manifest) -> Dense:
+        digests = [*(ref.digest for ref in manifest.blocks), *(ref.entry.digest for ref in manifest.tasks)]
+        return of_task(manifest, {digest: self._blob(digest) for digest in digests}, self.plan.task)
+
     def _deliver(self, parcel: Parcel) -> None:
         super()._deliver(parcel)
         self._world.delivered(parcel)
 
     def _evaluate(self, version: int, measured: Any = None, trained: Any = None) -> None:
-        """The function kept is the one learned, unless it was learned again by then."""
+        """The function kept is the one learned, where it is the task's newest and replaces what there was."""
         manifest, blobs = self.client.fetch(version, tasks=[self.plan.task])
         mine = self.home.outbox.parcels()[0].header
         merged = [r for r in self.client.versions(first=version) if (r.version, r.task) == (version, self.plan.task)]
-        if merged and merged[-1].update_id != mine.update_id:
-            return  # learned again in the same version
-        record = self._world.made_by_digest[mine.digest]
-        found = dense(manifest, blobs, self.plan.task)
-        assert relative_error(dense_adapter(record.adapter), found) < SENT_IS_KEPT
+        replaces = policy_for(self.spec, self.plan.task).kind == pb.POLICY_KIND_REPLACE
+        if replaces and merged and merged[-1].update_id == mine.update_id:
+            record = self._world.made_by_digest[mine.digest]
+            found = dense(manifest, blobs, self.plan.task)
+            assert relative_error(dense_adapter(record.adapter), found) < SENT_IS_KEPT
 
     def _follow(self) -> None:
         """Nothing to measure later versions with."""
+
+
+def _louder(adapter: Adapter, times: float) -> Adapter:
+    factors = {name: replace(f, B_NR=f.B_NR * times) for name, f in adapter.factors.items()}
+    return replace(adapter, factors=factors)

@@ -26,7 +26,9 @@ def test_every_essential_step_was_killed_before_and_after_it(crashed: Campaign):
 def test_runs_met_every_kind_of_trouble(crashed: Campaign):
     kinds = (
         "kill", "power cut", "disk full", "clock jumps", "replies lost", "requests doubled", "requests sent again",
-        "restarts", "refused lives", "versions taken back", "versions erased",
+        "restarts", "refused lives", "versions taken back", "versions erased", "versions collected", "batches",
+        "weighted", "buffered", "superseded", "too stale", "quarantined", "judgements", "rejected", "compactions",
+        "collections", "stated anew", "commands of its own", "takeovers", "stood by", "rivals refused",
     )  # fmt: skip
     assert [kind for kind in kinds if not crashed.counts[kind]] == []
 

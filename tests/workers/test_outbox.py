@@ -82,3 +82,12 @@ def test_home_below_a_file_is_one_sentence(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(WorkerError, match=f"^cannot use {tmp_path}/file/home as a home: Not a directory$"):
         Home(tmp_path / "file" / "home").__enter__()
+
+
+def test_refused_update_that_the_disk_does_not_take_is_one_sentence_and_stays_in_the_outbox(tmp_path: Path):
+    with Home(tmp_path) as home:
+        parcel = put(home.outbox)
+        (tmp_path / "refused").write_text("a file")
+        with pytest.raises(WorkerError, match=r"cannot keep a refused update in .*: File exists"):
+            home.set_aside(parcel)
+        assert home.outbox.parcels() == [parcel]
