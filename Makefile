@@ -28,7 +28,7 @@ help:  ## Print this list
 demo: ready  ## Run the demo, with all set-up
 	$(BIN)/fedshare demo $(ARGS)
 
-test: ready protos-check lint  ## Check generated code and style, then run the tests, with all set-up
+test: ready protos-check lint types  ## Check generated code, style and types, then run the tests, with all set-up
 	$(BIN)/python -m pytest $(ARGS)
 
 crash: ready  ## Kill the walk at every durable step, 10,000 times (ARGS="--runs N", "--processes --kills N")

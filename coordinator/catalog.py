@@ -187,7 +187,7 @@ class Catalog:
         with self._engine.connect() as connection:
             return connection.execute(query).scalar_one()
 
-    def _versions(self, query) -> list[Version]:  # type: ignore[no-untyped-def]
+    def _versions(self, query) -> list[Version]:
         query = query.add_columns(gone.c.why).outerjoin(gone, gone.c.version == versions.c.version)
         with self._engine.connect() as connection:
             rows = connection.execute(query).all()
@@ -223,7 +223,7 @@ def _change_entries(
             largest = max(largest, entry.certificate.relative_error)
     if is_sure:
         return largest
-    return connection.execute(_LARGEST.where(entries.c.version_until.is_(None))).scalar_one()
+    return float(connection.execute(_LARGEST.where(entries.c.version_until.is_(None))).scalar_one())
 
 
 _LARGEST = select(func.coalesce(func.max(entries.c.error / entries.c.norm), 0.0)).where(entries.c.norm > 0)

@@ -53,13 +53,13 @@ def open_sqlite(path: Path) -> Engine:
     engine = create_engine(f"sqlite:///{path}", connect_args=connect_args, execution_options=_settings())
 
     @event.listens_for(engine, "connect")
-    def _on_connect(connection, _record):  # type: ignore[no-untyped-def]
+    def _on_connect(connection, _record):
         connection.isolation_level = None  # SQLAlchemy's own BEGIN below, not the driver's
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
             connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")
-    def _on_begin(connection):  # type: ignore[no-untyped-def]
+    def _on_begin(connection):
         options = connection.get_execution_options()
         if options.get("writes"):
             seconds = HURRIED_SECONDS_MAX if options.get("hurried") else BUSY_SECONDS_MAX
@@ -94,7 +94,7 @@ def open_postgres(url: str) -> Engine:
         raise CoordinatorError("PostgreSQL needs one more package: pip install 'fedshare[postgres]'") from None
 
     @event.listens_for(engine, "begin")
-    def _on_begin(connection):  # type: ignore[no-untyped-def]
+    def _on_begin(connection):
         options = connection.get_execution_options()
         if options.get("unsynced"):
             connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
@@ -139,7 +139,7 @@ def wipe_deleted(engine: Engine) -> None:
     """Nothing that was deleted is left in the database's own files: but see PostgreSQL's log of changes, and copies."""
     if engine.dialect.name == "sqlite":  # overwritten in the file (secure_delete); now also gone from its log
         with engine.connect() as connection:
-            connection.connection.driver_connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            connection.connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return
     with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
         _wait_for_old_readers(connection)

@@ -110,7 +110,7 @@ class History:
         if not gathers(policy_of(self.spec.policies, submission.task)):
             return None
         found = self.catalog.task_of(submission.base_version, submission.task)
-        return found and decode_entry(self.blobs.get(found.kept.blob.digest))
+        return decode_entry(self.blobs.get(found.kept.blob.digest)) if found else None
 
 
 def kind_of(version: Version) -> pb.VersionKind:

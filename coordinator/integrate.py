@@ -164,7 +164,7 @@ class Integrator:
         batch = self._batch()
         draft = batch.draft(positions)
         self._publish(draft)
-        self._basis, self._norms, self._consumed = batch.state.basis, batch.norms, draft.position
+        self._basis, self._norms, self._consumed = batch.state.basis, list(batch.norms), draft.position
         self._history.bases.remember(self._head, self._basis)
         self._upkeep.after(self._head, self._consumed)
         for ruling in (*draft.first, *draft.later):

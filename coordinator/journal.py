@@ -113,7 +113,7 @@ class Journal:
                 if before is None:
                     rows.append(known.add(submission, at))
                 after = before or known.expect(submission)
-                results.append(after if isinstance(after, Refused) else (after, before is not None))
+                results.append(after if isinstance(after, Refused) else (after, before is not None))  # type: ignore[arg-type]
             if rows:
                 connection.execute(insert(journal), rows)
         return results
@@ -279,7 +279,7 @@ def must_be_here(gone_versions: Mapping[int, str], base_version: int) -> None:
         base_is_gone(base_version, gone_versions[base_version])
 
 
-def _decisions():  # type: ignore[no-untyped-def]
+def _decisions():
     columns = (
         *(verdicts.c.outcome, verdicts.c.version, verdicts.c.reason, verdicts.c.decided_at),
         *(commands.c.request, restated.c.digest.label("stand_in"), restated.c.nbytes.label("stand_in_nbytes")),
@@ -287,7 +287,7 @@ def _decisions():  # type: ignore[no-untyped-def]
     return select(journal, *columns).select_from(_joined())
 
 
-def _joined():  # type: ignore[no-untyped-def]
+def _joined():
     joined = journal
     for other in (verdicts, commands, restated):
         joined = joined.outerjoin(other, journal.c.position == other.c.position)  # type: ignore[assignment]

@@ -54,7 +54,7 @@ class Measured:
     def after(self, id: int, limit: int) -> list[Measurement]:
         return self._read(select(metrics).where(metrics.c.id > id), limit)
 
-    def _read(self, query, limit: int) -> list[Measurement]:  # type: ignore[no-untyped-def]
+    def _read(self, query, limit: int) -> list[Measurement]:
         with self._engine.connect() as connection:
             rows = connection.execute(query.order_by(metrics.c.id).limit(limit)).all()
         return [Measurement(*row) for row in rows]

@@ -75,7 +75,7 @@ class Service(FederationServicer):
         except TROUBLES as error:
             return _refusal(header.update_id, come_again(error))
         except Fenced as fenced:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, str(fenced))
+            return await context.abort(grpc.StatusCode.UNAVAILABLE, str(fenced))
 
     async def Watch(self, request: pb.WatchRequest, context: Any) -> AsyncIterator[pb.VersionNotice]:
         async for newest in self._broadcast.follow():

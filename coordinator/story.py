@@ -27,9 +27,8 @@ def tell(id_prefix: str, journal: Journal, catalog: Catalog, measured: Measured)
     position, decision = found[0]
     verdicts = [*journal.past(position.position), *([decision] if decision.decided_at is not None else [])]
     events = [_received(position), *(_decided(v, catalog) for v in verdicts), *_measured(position, decision, measured)]
-    return pb.StoryReply(
-        update_id=decision.update_id, events=sorted(events, key=lambda e: e.at), verdict=verdict(decision, catalog)
-    )
+    events.sort(key=lambda event: event.at)
+    return pb.StoryReply(update_id=decision.update_id, events=events, verdict=verdict(decision, catalog))
 
 
 def _received(position: Position) -> pb.StoryEvent:

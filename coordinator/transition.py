@@ -139,8 +139,8 @@ def step(state: State, arrived: Sequence[Arrived], spec: pb.FederationSpec) -> t
     """Merge updates of one task: one, or all of a buffer. On Skipped the state is the one that was handed in."""
     task, labels = arrived[-1].task, arrived[-1].labels
     now, policy = state.tasks.get(task), policy_of(spec.policies, task)
-    others = [*arrived, now] if now and not replaces(policy) else arrived
-    if any(list(other.labels) != list(labels) for other in others):
+    known = [now.labels] if now and not replaces(policy) else []
+    if any(list(theirs) != list(labels) for theirs in (*known, *(one.labels for one in arrived))):
         return state, Skipped(f"its labels are not those of the task's other updates: {', '.join(labels)}")
     try:
         total = _sum(policy, state.basis, now, arrived)

@@ -124,9 +124,9 @@ class Policy(Section):
         rule = self.rule or ("polynomial" if gathers else "constant")
         return pb.Policy(
             task=self.task,
-            kind=pb.PolicyKind.Value(f"POLICY_KIND_{self.kind.upper()}"),
+            kind=f"POLICY_KIND_{self.kind.upper()}",
             mixing=self.mixing or (1.0 if gathers else 0.6),
-            rule=pb.StalenessRule.Value(f"STALENESS_RULE_{rule.upper()}"),
+            rule=f"STALENESS_RULE_{rule.upper()}",
             a=self.a,
             b=self.b,
             buffer_size=self.buffer_size,

@@ -136,6 +136,6 @@ def _percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.1f}"
 
 
-def _mean(values) -> float | None:  # type: ignore[no-untyped-def]
+def _mean(values) -> float | None:
     known = [v for v in values if v is not None]
     return sum(known) / len(known) if known else None

@@ -95,7 +95,7 @@ def coefficients(model: PeftModel, adapter_name: str = "default") -> dict[str, C
     for module, pair in lora_pairs(model, adapter_name):
         out, into = (_inside(module, side.constraint) for side in (pair.out, pair.into))
         used = (out.any(dim=0) | into.any(dim=0)).nonzero().flatten()
-        used = used if len(used) else [0]
+        used = used if len(used) else used.new_zeros(1)
         learned[module] = Coefficients(out[:, used] * pair.scaling, into[:, used], pair.layout)
     return learned
 

@@ -134,7 +134,7 @@ def _from_hub(name: str) -> Path | None:
         return None
 
 
-def _bytes():  # type: ignore[no-untyped-def]
+def _bytes():
     import torch
 
     return torch.uint8

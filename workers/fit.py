@@ -122,7 +122,7 @@ class _Steps(TrainerCallback):
     def __init__(self, progress: Progress, pause_seconds: float, total: int):
         self._progress, self._pause, self._total, self._done = progress, pause_seconds, total, 0
 
-    def on_step_end(self, args, state, control, **_):  # type: ignore[no-untyped-def]
+    def on_step_end(self, args, state, control, **_):
         self._done += 1
         self._progress(self._done, self._total)
         time.sleep(self._pause)

@@ -158,7 +158,7 @@ class Life:
             basis,
             self.task,
             start=self._entry(manifest.tasks[0]) if manifest.tasks else None,
-            progress=lambda done, total: self._now(fraction=done / total),
+            progress=self._so_far,
             pause_seconds=self.plan.pause_seconds,
         )
         self.model = fitted.model
@@ -228,7 +228,7 @@ class Life:
                 return
             else:
                 self._now("watching")
-                self.watcher.wait(lambda n, seen=newest: n.version > seen, POLL_SECONDS)
+                self.watcher.wait(lambda n, seen=newest: n.version > seen, POLL_SECONDS)  # type: ignore[misc]
 
     def _evaluate_if_there(
         self, version: int, measured: dict[str, float] | None = None, trained: Tensor | None = None
@@ -262,7 +262,8 @@ class Life:
     def _load(self, manifest: pb.Manifest, basis: Basis) -> None:
         entry = self._entry(manifest.tasks[0])
         rank = rank_of(entry)
-        if rank > self.model.peft_config["default"].r:  # several contributions to one task: their ranks add up
+        if rank > self.model.peft_config["default"].r:  # type: ignore[attr-defined]
+            # several contributions to one task: their ranks add up
             self.model = lora_model(self.base, self.spec, len(self.task.labels), rank)
         attach(self.model, entry.adapter(basis))
 
@@ -295,6 +296,9 @@ class Life:
             incarnation=self.progress.incarnation,
             base_fingerprint=self.base.fingerprint,
         )
+
+    def _so_far(self, done: int, total: int) -> None:
+        self._now(fraction=done / total)
 
     def _now(self, stage: str = "", **changes: object) -> Progress:
         if stage:

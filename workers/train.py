@@ -22,7 +22,7 @@ def lora_model(base: BaseModel, spec: FederationSpec, labels: int, rank: int = 0
     rank = rank or spec.rank
     config = LoraConfig(
         r=rank,
-        lora_alpha=spec.recipe.scaling * rank,
+        lora_alpha=spec.recipe.scaling * rank,  # type: ignore[arg-type]
         target_modules=[m.name for m in spec.modules],
         task_type=TaskType.SEQ_CLS,
     )
@@ -56,7 +56,7 @@ def train(
             args=_arguments(folder, recipe, steps, seed),
             train_dataset=_encoded(base, examples, recipe.tokens_max),
             data_collator=DataCollatorWithPadding(base.tokenizer),
-            optimizers=(optimizer, schedule),
+            optimizers=(optimizer, schedule),  # type: ignore[arg-type]
             callbacks=[callback],
         )
         trainer.remove_callback(PrinterCallback)

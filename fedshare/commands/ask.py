@@ -186,7 +186,7 @@ def _counts(reply: pb.StatusReply) -> str:
     return ", ".join([always, *(f"{count} {name}" for count, name in seldom if count)])
 
 
-def _client(address: str):  # type: ignore[no-untyped-def]
+def _client(address: str):
     from workers.client import Client
 
     return Client(address)
@@ -216,7 +216,7 @@ def _numbers(value: dict[str, Any], message: Message) -> dict[str, Any]:
     nested = {
         f.name: f for f in message.DESCRIPTOR.fields if f.message_type and not f.message_type.GetOptions().map_entry
     }
-    out = {k: int(v) if k in wide and isinstance(v, str) else v for k, v in value.items()}
+    out: dict[str, Any] = {k: int(v) if k in wide and isinstance(v, str) else v for k, v in value.items()}
     for name, field in nested.items():
         inner = getattr(message, name)
         if field.label == field.LABEL_REPEATED:

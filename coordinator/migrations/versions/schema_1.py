@@ -1,5 +1,8 @@
 """The tables of the first release. A home that it made has them already, and no mark of alembic's."""
 
+from collections.abc import Callable
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -51,8 +54,8 @@ def _tables() -> dict[str, list[sa.Column | sa.Constraint]]:
     }  # fmt: skip
 
 
-def _column(kind: type) -> object:
-    def column(name: str, *, nullable: bool = False, **options: object) -> sa.Column:
+def _column(kind: type) -> Callable[..., sa.Column]:
+    def column(name: str, *, nullable: bool = False, **options: Any) -> sa.Column:
         return sa.Column(name, kind, nullable=nullable, **options)
 
     return column

@@ -3,6 +3,8 @@
 A version has a list of records from now on: one for each update that was merged in it.
 """
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -38,7 +40,7 @@ def _position() -> sa.Column:
     return sa.Column("position", sa.Integer, sa.ForeignKey("journal.position"), primary_key=True)
 
 
-def _number(name: str, **options: bool) -> sa.Column:
+def _number(name: str, **options: Any) -> sa.Column:
     return sa.Column(name, sa.Integer, nullable=False, **options)
 
 

@@ -1,5 +1,7 @@
 """Who may write (the lease), and how far each task is from what was merged (its certificate)."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -8,7 +10,7 @@ down_revision = "3"
 
 
 def upgrade() -> None:
-    number = {"type_": sa.Integer, "nullable": False}
+    number: dict[str, Any] = {"type_": sa.Integer, "nullable": False}
     op.create_table(
         "lease",
         sa.Column("id", **number, primary_key=True, autoincrement=False),
