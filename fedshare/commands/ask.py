@@ -219,7 +219,7 @@ def _numbers(value: dict[str, Any], message: Message) -> dict[str, Any]:
     out: dict[str, Any] = {k: int(v) if k in wide and isinstance(v, str) else v for k, v in value.items()}
     for name, field in nested.items():
         inner = getattr(message, name)
-        if field.label == field.LABEL_REPEATED:
+        if not hasattr(inner, "DESCRIPTOR"):  # several of them
             out[name] = [_numbers(v, m) for v, m in zip(out.get(name, []), inner, strict=True)]
         elif name in out:
             out[name] = _numbers(out[name], inner)
