@@ -213,11 +213,10 @@ def as_dict(message: Message) -> dict[str, Any]:
 
 def _numbers(value: dict[str, Any], message: Message) -> dict[str, Any]:
     wide = {f.name for f in message.DESCRIPTOR.fields if f.cpp_type in (f.CPPTYPE_INT64, f.CPPTYPE_UINT64)}
-    nested = {
-        f.name: f for f in message.DESCRIPTOR.fields if f.message_type and not f.message_type.GetOptions().map_entry
-    }
+    fields = (f for f in message.DESCRIPTOR.fields if f.message_type)
+    nested = [f.name for f in fields if not f.message_type.GetOptions().map_entry]
     out: dict[str, Any] = {k: int(v) if k in wide and isinstance(v, str) else v for k, v in value.items()}
-    for name, field in nested.items():
+    for name in nested:
         inner = getattr(message, name)
         if not hasattr(inner, "DESCRIPTOR"):  # several of them
             out[name] = [_numbers(v, m) for v, m in zip(out.get(name, []), inner, strict=True)]

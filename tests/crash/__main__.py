@@ -18,7 +18,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from rich.console import Console
 from rich.table import Table
 
-from .campaign import POINTS, Campaign, campaign
+from .aims import POINTS
+from .campaign import Campaign, campaign
 
 
 def main() -> int:

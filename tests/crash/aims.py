@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
 from random import Random
 
 from .points import COORDINATOR, DISK_FULL, HANG, KILL, NEEDS_ROOM, POWER_CUT, WORKERS, Due, Faults
 
+POINTS = Path(__file__).with_name("points.txt")
 CLEANS_UP = ("unlink", "rmdir", "move, before mkdir blobs", "rename *.safetensors")
 SWEEP = "coordinator: blobs.Blobs.sweep, before commit"
 """Cut off here it is to be put right."""
@@ -13,14 +17,15 @@ STEPS_MAX = 40
 """A life of a worker has so many durable steps."""
 
 
+@cache
+def known() -> tuple[str, ...]:
+    return tuple(POINTS.read_text().splitlines()) if POINTS.exists() else ()
+
+
 def arm(faults: Faults, rng: Random, target: str) -> None:
-    """Where the target cleans up after something, something must go wrong before it."""
-    cleans_up = any(step in target for step in CLEANS_UP) and "Folder.delete" not in target
-    if target and rng.random() < 0.6:
-        point = SWEEP if cleans_up and "Folder.move" in target and rng.random() < 0.5 else target
-        may_be_full = NEEDS_ROOM.match(point.partition(", ")[2])
-        faults.aim = Due(rng.choice((KILL, POWER_CUT, DISK_FULL) if may_be_full else (KILL, POWER_CUT)), point=point)
-    if cleans_up and rng.random() < 0.5:
+    if target and rng.random() < 0.6 and not (faults.aim and faults.aim.point == target):
+        faults.aim = _aim(rng, target)
+    if _cleans_up(target) and rng.random() < 0.5:
         faults.due = Due(DISK_FULL, rng.randint(1, STEPS_MAX), side=target.partition(":")[0])
     elif rng.random() < 0.8:
         kind = rng.choice((KILL, KILL, POWER_CUT, DISK_FULL, HANG))
@@ -28,8 +33,32 @@ def arm(faults: Faults, rng: Random, target: str) -> None:
         faults.due = Due(kind, rng.randint(1, STEPS_MAX), side=side)
 
 
+def _aim(rng: Random, target: str) -> Due:
+    """Where the target cleans up after something, that goes wrong first."""
+    may_be_full = NEEDS_ROOM.match(target.partition(", ")[2])
+    aim = Due(rng.choice((KILL, POWER_CUT, DISK_FULL) if may_be_full else (KILL, POWER_CUT)), point=target)
+    if not _cleans_up(target) or rng.random() < 0.2:
+        return aim
+    kind, points = _before(target)
+    return Due(kind, point=rng.choice(points), then=aim) if points else aim
+
+
+def _before(target: str) -> tuple[str, Sequence[str]]:
+    """How and where it may go wrong, so that it comes to the target."""
+    function = target.partition(", ")[0]
+    if "Folder.move" in target:
+        return KILL, [SWEEP]
+    if function.endswith("Outbox.__init__"):  # it clears what a life before has left
+        return KILL, [point for point in known() if "Outbox.put, after" in point]
+    return DISK_FULL, [p for p in known() if p.startswith(f"{function}, ") and NEEDS_ROOM.match(p.partition(", ")[2])]
+
+
+def _cleans_up(target: str) -> bool:
+    return any(step in target for step in CLEANS_UP) and "Folder.delete" not in target
+
+
 def command_for(target: str) -> str:
     """The kind of command that leads to it; empty: none does."""
-    if any(step in target for step in ("sweep", "Folder.move", "Folder.delete")):
+    if any(step in target for step in ("sweep", "Folder.move", "Folder.delete", "blobs-aside", "set_aside")):
         return "collect"
     return target.partition(" for a ")[2].partition(",")[0]

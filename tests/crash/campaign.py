@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -22,6 +21,7 @@ import torch
 from parts import small_home, small_spec
 from rich.progress import track
 
+from .aims import known
 from .here import new_loop
 from .oracle import check
 from .points import Faults
@@ -29,7 +29,6 @@ from .runs import run
 
 SHAPES = {"encoder.a": (6, 5)}
 """One module: a run is about disks, not about sizes."""
-POINTS = Path(__file__).with_name("points.txt")
 ESSENTIAL = (
     "coordinator: shelves.Folder.put, before rename *.safetensors",
     "coordinator: shelves.Folder.sync, before fsync blobs",
@@ -146,13 +145,8 @@ def _one(seed: int, template: Path, folder: Path, faults: Faults, loop, found: C
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@cache
-def _known() -> tuple[str, ...]:
-    return tuple(POINTS.read_text().splitlines()) if POINTS.exists() else ()
-
-
 def _target(seed: int) -> str:
     """Each run aims at one point that is known, beside what chance hits."""
     if seed >= AIMED:
         return ESSENTIAL[seed % len(ESSENTIAL)]
-    return Random(f"target {seed}").choice(_known() or ("",))
+    return Random(f"target {seed}").choice(known() or ("",))

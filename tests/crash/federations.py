@@ -17,10 +17,13 @@ SHARED = "shared"
 """The task that several workers learn."""
 
 
-def draw(rng: Random, with_quarantine: bool) -> pb.FederationSpec:
-    """What differs from one run's federation to another's."""
+def draw(rng: Random, target: str) -> pb.FederationSpec:
+    """What differs from one run's federation to another's. target: a step that it should often come to."""
     spec = pb.FederationSpec(policies=rng.choice((_none, _replace, _fedasync, _fedasync, _fedbuff, _fedbuff))(rng))
-    if with_quarantine or rng.random() < 0.6:
+    if "set_aside" in target:
+        del spec.policies[:]
+        spec.policies.add(staleness_max=0)
+    if "judge" in target or rng.random() < 0.6:
         spec.quarantine.deviations_max = rng.choice((2.0, 4.0))
         spec.quarantine.updates_min = rng.randint(1, 2)
     if rng.random() < 0.25:

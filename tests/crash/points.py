@@ -48,12 +48,13 @@ class Crash(BaseException):
 
 @dataclass
 class Due:
-    """After so many points more of a side, or (an aim) when it comes to the point of that name."""
+    """After so many points more of a side, or (an aim) when it comes to the point of that name; then the next one."""
 
     kind: str
     steps: int = 0
     point: str = ""
     side: str = ""
+    then: Due | None = None
 
 
 @dataclass
@@ -88,7 +89,7 @@ class Faults:
 
     def _is_due(self, name: str, side: str) -> bool:
         if self.aim and name == self.aim.point:
-            self.due, self.aim = self.aim, None
+            self.due, self.aim = self.aim, self.aim.then
             return True
         if self.due is None or self.due.side != side:
             return False

@@ -281,7 +281,7 @@ class World(Machines):
 def run(seed: int, template: Path, folder: Path, faults: Faults, loop: asyncio.AbstractEventLoop, target: str) -> World:
     """Raises AssertionError, or whatever else went wrong."""
     folder.mkdir()
-    spec = new_home(template, folder / "home", federations.draw(Random(f"federation {seed}"), "judge" in target))
+    spec = new_home(template, folder / "home", federations.draw(Random(f"federation {seed}"), target))
     faults.disk = Disk()
     world = World(folder, seed, faults, loop, target, spec=spec)
     soon = patch.object(coordinator.upkeep, "slack", lambda kept: 1)
