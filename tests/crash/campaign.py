@@ -148,5 +148,5 @@ def _one(seed: int, template: Path, folder: Path, faults: Faults, loop, found: C
 def _target(seed: int) -> str:
     """Each run aims at one point that is known, beside what chance hits."""
     if seed >= AIMED:
-        return ESSENTIAL[seed % len(ESSENTIAL)]
+        return ESSENTIAL[(seed - AIMED) % len(ESSENTIAL)]
     return Random(f"target {seed}").choice(known() or ("",))

@@ -7,16 +7,24 @@ import pytest
 from .campaign import AIMED, ESSENTIAL, Campaign, campaign
 
 RUNS = 160
+TRIES_MAX = 30
+"""More runs that aim at an essential step which none has hit yet."""
 
 
 @pytest.fixture(scope="module")
 def crashed() -> Campaign:
-    return campaign(range(AIMED, AIMED + RUNS))
+    found = campaign(range(AIMED, AIMED + RUNS))
+    for number, point in enumerate(ESSENTIAL):
+        for turn in range(TRIES_MAX):
+            if found.crashed[point]:
+                break
+            found.add(campaign([AIMED + number + len(ESSENTIAL) * (RUNS + turn)]))
+    return found
 
 
 def test_nothing_is_lost_and_nothing_doubled_wherever_it_is_killed(crashed: Campaign):
     assert crashed.failed == {}
-    assert crashed.runs == RUNS and crashed.counts["versions"] > RUNS
+    assert crashed.runs >= RUNS and crashed.counts["versions"] > RUNS
 
 
 def test_every_essential_step_was_killed_before_and_after_it(crashed: Campaign):
