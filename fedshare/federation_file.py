@@ -31,9 +31,10 @@ class Base(Section):
 class Subspace(Section):
     """What everybody shares, and how it grows.
 
-    new_directions: trained per side and module while the basis has fewer than basis_target columns. Later tasks
-    begin inside the basis, with new_directions_later beside it.
-    update_tolerance: relative dW error that a worker accepts, before it measures and sends, for a smaller update.
+    new_directions: that a task begins with per side and module, as plain LoRA does.
+    basis_target: columns from which on tasks begin inside the basis, with new_directions_later beside it, and up to
+    which they begin beside it; 0: every task begins as plain LoRA, and the basis is met at the cut only.
+    update_tolerance: relative dW error of that cut, for a smaller update: what it loses, the recovery wins back.
     direction_bits: of a number of a new direction as it travels, 4 or 8; lost before it is measured, too.
     tolerance: relative dW error of the coordinator's merge; the default is rounding and no more.
     """
@@ -42,8 +43,8 @@ class Subspace(Section):
     tolerance: float = Field(default=1e-5, ge=0, lt=1)
     new_directions: int = Field(default=8, ge=1, le=1024)
     new_directions_later: int = Field(default=8, ge=0, le=1024)
-    basis_target: int = Field(default=12, ge=1)
-    update_tolerance: float = Field(default=0.06, ge=0, lt=1)
+    basis_target: int = Field(default=0, ge=0)
+    update_tolerance: float = Field(default=0.15, ge=0, lt=1)
     direction_bits: Literal[4, 8] = 4
 
 
@@ -52,7 +53,7 @@ class Recipe(Section):
 
     learning_rate is that of coefficients, and is divided by the square root of the basis's width; at 0.12 it moves a
     column of lora_B as far as LoRA's own rate of 6e-3 does. learning_rate_directions_later: once tasks begin inside.
-    recovery_epochs: after the cut to what travels, in coefficients and head only, at recovery_rate of the peaks.
+    recovery: share of the steps, the last of the cycle, that come after the cut: in coefficients and head only.
     """
 
     epochs: float = Field(default=3, gt=0)
@@ -62,8 +63,7 @@ class Recipe(Section):
     learning_rate_directions: float = Field(default=6e-3, gt=0)
     learning_rate_directions_later: float = Field(default=2e-3, ge=0)
     learning_rate_head: float = Field(default=1e-2, gt=0)
-    recovery_epochs: float = Field(default=0, ge=0)
-    recovery_rate: float = Field(default=0.3, gt=0, le=1)
+    recovery: float = Field(default=0.1, ge=0, lt=1)
     scaling: float = Field(default=2.0, gt=0)
 
 

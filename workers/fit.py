@@ -42,36 +42,44 @@ def fit(
     progress: Progress = lambda done, total: None,
     pause_seconds: float = 0.0,
 ) -> Fitted:
-    """Train beside the basis, then keep the fewest directions and ranks that hold what was learned, in compact form,
-    and train on inside these: what the cut has lost is won back without another byte.
+    """Train, then keep the fewest directions and ranks that hold what was learned, in compact form, and train the rest
+    of the steps inside these: what the cut has lost is won back without another byte.
 
     start: what the task is in this basis, to begin with; what is learned is then the difference from it.
     Deterministic for a given thread count.
     """
     started = time.monotonic()
     model = lora_model(base, spec, len(task.labels), max(spec.rank, rank_of(start)) if start else 0)
-    steps, more = (steps_of(spec.recipe, len(task.train), e) for e in (spec.recipe.epochs, spec.recipe.recovery_epochs))
-    told = _Steps(progress, pause_seconds, steps + more)
-    recipe, wide = _recipe(spec, basis), is_wide(spec, basis)
+    steps = steps_of(spec.recipe, len(task.train))
+    cut = max(1, steps - round(spec.recipe.recovery * steps))
+    recipe, told = _recipe(spec, basis), _Steps(progress, pause_seconds, steps)
 
-    new = spec.directions.later if wide else spec.directions.first
-    constrain(model, basis, new_directions=new, seed=spec.seed, inside=wide, start=start)
-    attach_head(model, start.head if start else {})
-    train(model, base, recipe, task.train, spec.seed, steps, told)
+    _begin(model, spec, basis, start)
+    train(model, base, recipe, task.train, spec.seed, steps, told, range(cut))
     learned = release(model)
 
     tolerance = spec.directions.tolerance * _share_learned(learned, start, basis)
     sent = decode_update(_encoded(spec, append(basis, learned, tolerance=tolerance).update))
-    if more:
+    if cut < steps:
         constrain(model, basis.grown(sent.block), new_directions=0, start=sent.entry, spare=False)
         attach_head(model, sent.entry.head)
-        train(model, base, _gentler(recipe), task.train, spec.seed + 1, more, told)
+        train(model, base, recipe, task.train, spec.seed + 1, steps, told, range(cut, steps))
         inside = coefficients(model)
         sent = Update(sent.block, TaskEntry(inside, release(model).head, sent.entry.settings))
 
     blob = _encoded(spec, sent)
     attach(model, lift(decode_update(blob), basis))
-    return Fitted(model, blob, steps + more, time.monotonic() - started)
+    return Fitted(model, blob, steps, time.monotonic() - started)
+
+
+def _begin(model: PeftModel, spec: FederationSpec, basis: Basis, start: TaskEntry | None) -> None:
+    """As plain LoRA, every task with the same lora_A; beside the basis where a task begins with what it is, and where
+    the federation asks for it."""
+    directions, wide = spec.directions, is_wide(spec, basis)
+    beside = basis if start or directions.basis_target else Basis()
+    new = directions.later if wide else directions.first
+    constrain(model, beside, new_directions=new, seed=spec.seed, inside=wide, start=start)
+    attach_head(model, start.head if start else {})
 
 
 def _encoded(spec: FederationSpec, update: Update) -> bytes:
@@ -95,7 +103,8 @@ def is_wide(spec: FederationSpec, basis: Basis) -> bool:
     """Whether the basis has as many columns, on average, as tasks need to begin inside it."""
     widths = basis.widths()
     sides = [width for m in spec.modules for width in widths.get(m.name, (0, 0))]
-    return sum(sides) >= spec.directions.basis_target * len(sides)
+    target = spec.directions.basis_target
+    return target > 0 and sum(sides) >= target * len(sides)
 
 
 def _recipe(spec: FederationSpec, basis: Basis) -> Recipe:
@@ -106,18 +115,8 @@ def _recipe(spec: FederationSpec, basis: Basis) -> Recipe:
     return recipe
 
 
-def _gentler(recipe: Recipe) -> Recipe:
-    """For the recovery: it begins near where it ends."""
-    gentler = Recipe()
-    gentler.CopyFrom(recipe)
-    gentler.learning_rate *= recipe.recovery_rate
-    gentler.learning_rate_directions *= recipe.recovery_rate
-    gentler.learning_rate_head *= recipe.recovery_rate
-    return gentler
-
-
 class _Steps(TrainerCallback):
-    """Tells the steps of all cycles together."""
+    """Tells the steps before and after the cut together."""
 
     def __init__(self, progress: Progress, pause_seconds: float, total: int):
         self._progress, self._pause, self._total, self._done = progress, pause_seconds, total, 0

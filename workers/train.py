@@ -31,10 +31,9 @@ def lora_model(base: BaseModel, spec: FederationSpec, labels: int, rank: int = 0
         return get_peft_model(base.classifier(labels, spec.seed), config)
 
 
-def steps_of(recipe: Recipe, examples: int, epochs: float | None = None) -> int:
-    """Optimizer steps of so many epochs; of the recipe's own, by default."""
-    epochs = recipe.epochs if epochs is None else epochs
-    return max(1, round(-(-examples // recipe.batch_size) * epochs)) if epochs else 0
+def steps_of(recipe: Recipe, examples: int) -> int:
+    """Optimizer steps of a whole fit."""
+    return max(1, round(-(-examples // recipe.batch_size) * recipe.epochs))
 
 
 def train(
@@ -43,17 +42,22 @@ def train(
     recipe: Recipe,
     examples: Sequence[Example],
     seed: int,
-    steps: int,
+    cycle: int,
     callback: TrainerCallback,
+    part: range | None = None,
 ) -> None:
-    """Train whatever requires a gradient, for so many steps of one learning-rate cycle."""
+    """Train whatever requires a gradient, for one learning-rate cycle of so many steps, or for a part of it."""
+    part = range(cycle) if part is None else part
     optimizer = torch.optim.AdamW(_groups(model, recipe), weight_decay=0.0)
     rates = [group["lr"] for group in optimizer.param_groups]
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rates, total_steps=steps + 1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rates, total_steps=cycle + 1)
+    for _ in range(part.start):  # without gradients nothing moves but the rates
+        optimizer.step()
+        schedule.step()
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
             model=model,
-            args=_arguments(folder, recipe, steps, seed),
+            args=_arguments(folder, recipe, len(part), seed),
             train_dataset=_encoded(base, examples, recipe.tokens_max),
             data_collator=DataCollatorWithPadding(base.tokenizer),
             optimizers=(optimizer, schedule),  # type: ignore[arg-type]

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from parts import federation_text, sentences, write_task_file
+from peft import PeftModel
 from torch.nn.functional import cross_entropy
 
 from fedshare.federation_file import read_federation_file
 from protos.fedshare.v1 import federation_pb2 as pb
-from share_algo import Basis, lift
-from share_algo.codec import decode_update
+from share_algo import Appended, Basis, Update, append, attach, lift
+from share_algo.codec import decode_update, encode_update
 from share_algo.training import read
 from workers.base_model import BaseModel, find_base_model
 from workers.evaluate import logits_of
 from workers.fit import Fitted, fit
 from workers.tasks import TaskData, load_task
+from workers.train import lora_model
 
 LABELS = ("red", "green")
-EPOCHS, RECOVERY = 30, 6
+EPOCHS, RECOVERY = 36, 1 / 6
 
 
 @pytest.fixture(scope="module")
@@ -46,28 +49,38 @@ def spec(tiny_base: Path, tmp_path: Path) -> pb.FederationSpec:
     return spec
 
 
-def fitted(base: BaseModel, spec: pb.FederationSpec, task: TaskData, recovery_epochs: float) -> Fitted:
-    spec.recipe.recovery_epochs = recovery_epochs
+def fitted(base: BaseModel, spec: pb.FederationSpec, task: TaskData, recovery: float) -> Fitted:
+    spec.recipe.recovery = recovery
     return fit(base, spec, Basis(), task)
 
 
-def loss(fitted: Fitted, base: BaseModel, task: TaskData) -> float:
+def loss(model: PeftModel, base: BaseModel, task: TaskData) -> float:
     labels = torch.tensor([label for _, label in task.train])
-    return float(cross_entropy(logits_of(fitted.model, base.tokenizer, task.train, 16), labels))
+    return float(cross_entropy(logits_of(model, base.tokenizer, task.train, 16), labels))
 
 
 def test_recovery_wins_back_what_the_cut_has_lost_in_the_same_directions(
-    base: BaseModel, spec: pb.FederationSpec, task: TaskData
+    base: BaseModel, spec: pb.FederationSpec, task: TaskData, monkeypatch: pytest.MonkeyPatch
 ):
-    cut, recovered = (fitted(base, spec, task, epochs) for epochs in (0, RECOVERY))
-    assert (cut.steps, recovered.steps) == (3 * EPOCHS, 3 * (EPOCHS + RECOVERY))
-    one, other = (decode_update(f.blob) for f in (cut, recovered))
-    for module, directions in one.block.items():
-        assert torch.equal(directions.out_NK, other.block[module].out_NK)
-        assert torch.equal(directions.in_DL, other.block[module].in_DL)
-    shapes = [{m: c.P_KR.shape for m, c in update.entry.coefficients.items()} for update in (one, other)]
-    assert shapes[0] == shapes[1] and len(recovered.blob) == len(cut.blob)
-    assert loss(recovered, base, task) < loss(cut, base, task) - 0.03
+    cuts: list[Update] = []
+
+    def noted(*args: Any, **named: Any) -> Appended:
+        appended = append(*args, **named)
+        cuts.append(decode_update(encode_update(appended.update, compact=True)))
+        return appended
+
+    monkeypatch.setattr("workers.fit.append", noted)
+    spec.directions.bits = 8
+    recovered = fitted(base, spec, task, RECOVERY)
+    [cut], sent = cuts, decode_update(recovered.blob)
+    for module, directions in cut.block.items():
+        assert torch.equal(directions.out_NK, sent.block[module].out_NK)
+        assert torch.equal(directions.in_DL, sent.block[module].in_DL)
+    for module, own in cut.entry.coefficients.items():
+        assert sent.entry.coefficients[module].P_KR.shape == own.P_KR.shape
+    as_cut = attach(lora_model(base, spec, len(LABELS)), lift(cut, Basis()))
+    assert recovered.steps == 3 * EPOCHS
+    assert loss(recovered.model, base, task) < 0.9 * loss(as_cut, base, task)
 
 
 def test_model_that_comes_back_is_what_the_update_means(base: BaseModel, spec: pb.FederationSpec, task: TaskData):
@@ -82,7 +95,7 @@ def test_model_that_comes_back_is_what_the_update_means(base: BaseModel, spec: p
 
 
 def test_progress_counts_the_recovery_too(base: BaseModel, spec: pb.FederationSpec, task: TaskData):
-    spec.recipe.epochs = spec.recipe.recovery_epochs = 1
+    spec.recipe.epochs, spec.recipe.recovery = 2, 0.5
     told: list[tuple[int, int]] = []
     fit(base, spec, Basis(), task, progress=lambda done, total: told.append((done, total)))
     assert told == [(n, 6) for n in range(1, 7)]

@@ -195,7 +195,7 @@ class Directions(_message.Message):
     def __init__(self, first: _Optional[int] = ..., later: _Optional[int] = ..., basis_target: _Optional[int] = ..., tolerance: _Optional[float] = ..., bits: _Optional[int] = ...) -> None: ...
 
 class Recipe(_message.Message):
-    __slots__ = ("epochs", "batch_size", "tokens_max", "learning_rate", "learning_rate_directions", "learning_rate_head", "learning_rate_directions_later", "scaling", "recovery_epochs", "recovery_rate")
+    __slots__ = ("epochs", "batch_size", "tokens_max", "learning_rate", "learning_rate_directions", "learning_rate_head", "learning_rate_directions_later", "scaling", "recovery")
     EPOCHS_FIELD_NUMBER: _ClassVar[int]
     BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
     TOKENS_MAX_FIELD_NUMBER: _ClassVar[int]
@@ -204,8 +204,7 @@ class Recipe(_message.Message):
     LEARNING_RATE_HEAD_FIELD_NUMBER: _ClassVar[int]
     LEARNING_RATE_DIRECTIONS_LATER_FIELD_NUMBER: _ClassVar[int]
     SCALING_FIELD_NUMBER: _ClassVar[int]
-    RECOVERY_EPOCHS_FIELD_NUMBER: _ClassVar[int]
-    RECOVERY_RATE_FIELD_NUMBER: _ClassVar[int]
+    RECOVERY_FIELD_NUMBER: _ClassVar[int]
     epochs: float
     batch_size: int
     tokens_max: int
@@ -214,9 +213,8 @@ class Recipe(_message.Message):
     learning_rate_head: float
     learning_rate_directions_later: float
     scaling: float
-    recovery_epochs: float
-    recovery_rate: float
-    def __init__(self, epochs: _Optional[float] = ..., batch_size: _Optional[int] = ..., tokens_max: _Optional[int] = ..., learning_rate: _Optional[float] = ..., learning_rate_directions: _Optional[float] = ..., learning_rate_head: _Optional[float] = ..., learning_rate_directions_later: _Optional[float] = ..., scaling: _Optional[float] = ..., recovery_epochs: _Optional[float] = ..., recovery_rate: _Optional[float] = ...) -> None: ...
+    recovery: float
+    def __init__(self, epochs: _Optional[float] = ..., batch_size: _Optional[int] = ..., tokens_max: _Optional[int] = ..., learning_rate: _Optional[float] = ..., learning_rate_directions: _Optional[float] = ..., learning_rate_head: _Optional[float] = ..., learning_rate_directions_later: _Optional[float] = ..., scaling: _Optional[float] = ..., recovery: _Optional[float] = ...) -> None: ...
 
 class JoinRequest(_message.Message):
     __slots__ = ("worker", "task", "federation_id", "base_fingerprint")
