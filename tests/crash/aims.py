@@ -48,8 +48,10 @@ def _before(target: str) -> tuple[str, Sequence[str]]:
     function = target.partition(", ")[0]
     if "Folder.move" in target:
         return KILL, [SWEEP]
-    if function.endswith("Outbox.__init__"):  # it clears what a life before has left
-        return KILL, [point for point in known() if "Outbox.put, after" in point]
+    if function.endswith("__init__"):  # it clears what a life before has left of this file
+        file = target.rpartition(" ")[2]
+        puts = [point for point in known() if point.startswith(function.replace("__init__", "put"))]
+        return KILL, [point for point in puts if point.endswith(f"after fsync {file}")] or puts
     return DISK_FULL, [p for p in known() if p.startswith(f"{function}, ") and NEEDS_ROOM.match(p.partition(", ")[2])]
 
 

@@ -83,8 +83,8 @@ class Campaign:
         for name in ("reached", "crashed", "counts"):
             getattr(self, name).update(getattr(other, name))
 
-    def missed(self) -> list[str]:
-        return sorted(point for point in self.reached if not self.crashed[point])
+    def missed(self, reached_min: int = 1) -> list[str]:
+        return sorted(p for p, reached in self.reached.items() if reached >= reached_min and not self.crashed[p])
 
     def as_dict(self) -> dict[str, Any]:
         return {**vars(self), "missed": self.missed()}

@@ -111,6 +111,7 @@ class Expected:
         policy, members = policy_for(self._world.spec, task), [update_id]
         if policy.kind == pb.POLICY_KIND_FEDBUFF:
             members = self.buffers.setdefault(task, [])
+            members.sort(key=self._positions.__getitem__)  # one that was accepted late waits where it arrived
             members.append(update_id)
             if len(members) < policy.buffer_size:
                 return self._rule(update_id, pb.OUTCOME_BUFFERED)

@@ -206,6 +206,8 @@ def _errand(frame: FrameType | None) -> str:
     while frame is not None:
         name = frame.f_code.co_qualname
         stores |= name in ("Catalog.publish", "Catalog.settle")
+        if name == "Integrator._merge":
+            return ""
         if stores and name == "Integrator._carry_out":
             return f" for a {frame.f_locals['command'].WhichOneof('command')}"
         frame = frame.f_back
