@@ -34,7 +34,9 @@ from share_algo import Adapter, Basis
 
 def test_receipt_tells_the_position_and_the_update_becomes_a_version(small: Coordinator):
     with RawWorker(small.address) as raw:
-        first, second = raw.teach(random_adapter(raw.spec, 1)), raw.teach(random_adapter(raw.spec, 2))
+        first = raw.teach(random_adapter(raw.spec, 1))
+        small.drained()
+        second = raw.teach(random_adapter(raw.spec, 2))
         small.drained()
     assert (first.position, second.position) == (1, 2)
     assert not first.repeated and not first.is_transient and first.reason == ""

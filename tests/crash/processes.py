@@ -43,12 +43,14 @@ class Storm:
     kills: dict[str, int] = field(default_factory=dict)
     running: dict[str, BaseProcess] = field(default_factory=dict)
     commands: dict[str, pb.CommandRequest] = field(default_factory=dict)
+    fenced: tuple[str, ...] = ()
+    spec: pb.FederationSpec = field(default_factory=lambda: small_spec("storm", SHAPES))
     here: Here | None = None
 
     def __post_init__(self) -> None:
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([f"{__package__}.child"])
-        small_home(self.folder / "home", small_spec("storm", SHAPES))
+        small_home(self.folder / "home", self.spec)
         self._start_coordinator(0)
         self.address = str(until(self._address, "the coordinator serves"))
         for worker in WORKERS:
@@ -131,8 +133,8 @@ class Storm:
 
     def made_of(self, update_id: str) -> Made:
         submission = self._seeds[update_id]
-        adapter = random_adapter(small_spec("storm", SHAPES), int(submission.metrics["seed"]), rank=1)
-        return Made(submission.worker, submission.task, adapter)
+        adapter = random_adapter(self.spec, int(submission.metrics["seed"]), rank=1)
+        return Made(submission.worker, submission.task, adapter, submission.base_version)
 
     def outboxes(self) -> list[Path]:
         return [path for worker in WORKERS for path in (self.folder / worker / "outbox").glob("*")]
