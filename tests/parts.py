@@ -225,6 +225,11 @@ def random_adapter(spec: pb.FederationSpec, seed: int, rank: int = 2) -> Adapter
     return Adapter(factors, {"classifier.weight": torch.randn(2, 6, generator=g)})
 
 
+def scaled(adapter: Adapter, by: float) -> Adapter:
+    """The same, so many times as loud."""
+    return replace(adapter, factors={m: replace(f, B_NR=by * f.B_NR) for m, f in adapter.factors.items()})
+
+
 def honest_blob(spec: pb.FederationSpec, adapter: Adapter, basis: Basis) -> bytes:
     return encode_update(append(basis, adapter, tolerance=spec.tolerance).update)
 

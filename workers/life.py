@@ -173,17 +173,18 @@ class Life:
             self.plan.task, manifest.version, fitted.blob, digest_of(fitted.blob), self.task.labels, measured, logits
         )
 
-    def _beginning(self) -> tuple[pb.Manifest, Basis]:
-        """The head; with what the task is in it, where others may have learned it and updates are added up."""
-        head = self._head()
+    def _beginning(self, version: int | None = None) -> tuple[pb.Manifest, Basis]:
+        """A version, the head where none is named; with what the task is in it, where others may have learned it and
+        updates are added up."""
+        version = self._head() if version is None else version
         if not replaces(policy_of(self.spec.policies, self.plan.task)):
             try:
-                return self._fetch(head, self.plan.task)
+                return self._fetch(version, self.plan.task)
             except Superseded:
                 raise
             except Refusal:  # nobody has learned it yet
                 pass
-        return self._fetch(head)
+        return self._fetch(version)
 
     def _deliver(self, parcel: Parcel) -> None:
         """Submit, wait for the verdict, check that the function kept is the function trained."""

@@ -17,6 +17,7 @@ from parts import (
     order,
     random_adapter,
     relative_error,
+    scaled,
     small_home,
     small_spec,
 )
@@ -26,7 +27,6 @@ from coordinator.home import open_home
 from coordinator.quarantine import MAD_MIN, NORMAL, unlike
 from fedshare.federation_file import Quarantine
 from protos.fedshare.v1 import federation_pb2 as pb
-from share_algo import Adapter, Factors
 from share_algo.codec import decode_update, encode_update
 
 DEFAULT = pb.Quarantine(**Quarantine().model_dump())
@@ -62,9 +62,7 @@ class Loud(Learning):
     def send(self, key: str, times: float = 1.0, seed: int = 0) -> pb.Verdict:
         """key: TASK or TASK#N."""
         with RawWorker(self.coordinator.address, "somebody", key.partition("#")[0]) as raw:
-            adapter = random_adapter(raw.spec, seed)
-            factors = {m: Factors(f.B_NR * times, f.A_RD) for m, f in adapter.factors.items()}
-            self.adapters[key] = Adapter(factors, adapter.head)
+            self.adapters[key] = scaled(random_adapter(raw.spec, seed), times)
             self.receipts[key] = raw.teach(self.adapters[key], 0)
         self.coordinator.drained()
         return self.verdict(key)
@@ -180,7 +178,7 @@ def test_operators_settings_follow_a_changed_file_and_policies_do_not(tmp_path: 
 
 def test_operators_settings_are_switched_off_by_a_file_that_leaves_them_out(tmp_path: Path):
     on = small_spec()
-    on.quarantine.CopyFrom(pb.Quarantine(deviations_max=5, updates_min=4))
+    on.quarantine.CopyFrom(RULE)
     on.versions_kept = 3
     home = small_home(tmp_path / "home", on)
     with open_home(home, small_spec()) as opened:
@@ -203,10 +201,6 @@ def test_deviations_are_those_of_median_and_mad():
 
 def test_nothing_is_judged_before_enough_was_merged_or_when_it_is_switched_off():
     assert unlike(1e6, [1.0] * 3, RULE) == "" and unlike(1e6, [1.0] * 9, pb.Quarantine(updates_min=1)) == ""
-
-
-def scaled(adapter: Adapter, by: float) -> Adapter:
-    return Adapter({m: Factors(by * f.B_NR, f.A_RD) for m, f in adapter.factors.items()}, adapter.head)
 
 
 def test_loud_update_is_kept_aside_makes_no_room_for_the_next_and_can_be_accepted(tmp_path: Path):

@@ -12,7 +12,7 @@ from coordinator.catalog import Version
 from protos.fedshare.v1 import federation_pb2 as pb
 
 from .expected import Expected, Held
-from .formulas import Dense, norm, of_task, off
+from .formulas import HEAD, Dense, norm, of_task, off
 from .here import Here
 
 ROUNDING = 1e-4
@@ -93,9 +93,9 @@ class Contents:
             return
         for task, now in self._read[number][1].items():
             was = before[1][task]
-            wanted = {m: self._projected(number, m, x) for m, x in was.items() if not m.startswith("head/")}
-            assert off(wanted, now_of(now)) < ROUNDING * norm(was), f"version {number}: {task} is no projection"
-            lost = off(now_of(now), now_of(was))
+            wanted = {m: self._projected(number, m, x) for m, x in was.items() if not m.startswith(HEAD)}
+            assert off(wanted, now) < ROUNDING * norm(was), f"version {number}: {task} is no projection"
+            lost = off(now, was)
             within = (command.tolerance or 1.0) + ROUNDING
             assert lost <= within * norm(was), f"version {number}: {task} has lost {lost / norm(was):.2f}"
 
@@ -110,11 +110,6 @@ class Contents:
         for task in before.keys() - changed:
             same = all((now[task][name] == x).all() for name, x in before[task].items())
             assert same, f"version {number} has changed {task}, of which it says nothing"
-
-
-def now_of(value: Dense) -> Dense:
-    """Without the head."""
-    return {name: x for name, x in value.items() if not name.startswith("head/")}
 
 
 def _names(manifest: pb.Manifest) -> Iterator[str]:

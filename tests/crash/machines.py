@@ -162,10 +162,7 @@ class Machines:
             self._database = Database(self._home_folder)
 
     def _bury_coordinator(self) -> None:
-        for one in (*self.replaced, self.here):
-            if one:
-                one.close()
-        self.here, self.replaced = None, []
+        self.close()
         if self.rng.random() < 0.5:
             self._database.add_garbage(self.rng)
         self._database.put_back()
@@ -201,6 +198,7 @@ class Machines:
         for one in (*self.replaced, self.here):
             if one:
                 one.close()
+        self.here, self.replaced = None, []
 
     def _chance(self, probability: float) -> bool:
         return not self.quiet and self.rng.random() < probability

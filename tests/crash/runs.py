@@ -47,7 +47,6 @@ class World(Machines):
     homes: dict[str, str] = field(default_factory=dict)  # whose, by folder: some workers have two
     made_by_digest: dict[str, Made] = field(default_factory=dict)
     parcels: dict[str, str] = field(default_factory=dict)  # digests by update id, of parcels that were finished
-    refused: dict[str, str] = field(default_factory=dict)  # why, by update id
     told: dict[str, list[pb.Receipt]] = field(default_factory=dict)
     sent: list[list[pb.SubmitRequest]] = field(default_factory=list)
     commands: dict[str, pb.CommandRequest] = field(default_factory=dict)
@@ -119,13 +118,8 @@ class World(Machines):
         except CoordinatorAway:
             self._must_not_be_quiet("the coordinator is away")
         except WorkerError as error:
-            self._note_refusal(worker, life, error)
-
-    def _note_refusal(self, worker: str, life: ShortLife, error: WorkerError) -> None:
-        if life.progress.stage == "refused":
-            self.refused[life.progress.update_id] = str(error)
-        self._count("refused lives")
-        self.last_refusal = str(error)
+            self._count("refused lives")
+            self.last_refusal = str(error)
 
     def _integrate(self) -> None:
         self._count("integrations")

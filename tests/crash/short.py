@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from parts import FINGERPRINT, dense, dense_adapter, honest_blob, random_adapter, relative_error
+from parts import FINGERPRINT, dense, dense_adapter, honest_blob, random_adapter, relative_error, scaled
 
 from protos.chunks import digest_of
 from protos.fedshare.v1 import federation_pb2 as pb
-from share_algo import Adapter, Basis
 from workers.client import Client
-from workers.errors import Refusal, Superseded
 from workers.life import Life, Plan
 from workers.outbox import Parcel
 from workers.tasks import TaskData
@@ -93,30 +90,21 @@ class ShortLife(Life):
         return super()._learn_unless(learned) if self._world.has_more(self.plan.worker) else []
 
     def _learn(self) -> Parcel:
-        manifest, basis = self._start()
-        adapter = _louder(random_adapter(self.spec, self._world.next_seed(), rank=1), self._world.loudness())
+        manifest, basis = self._beginning(self._world.base_version())
+        adapter = scaled(random_adapter(self.spec, self._world.next_seed(), rank=1), self._world.loudness())
         blob = honest_blob(self.spec, adapter, basis)
-        began = self._began(manifest) if manifest.tasks else None
-        self._world.made(digest_of(blob), Made(self.plan.worker, self.plan.task, adapter, manifest.version, began))
+        made = Made(self.plan.worker, self.plan.task, adapter, manifest.version, self._began(manifest))
+        self._world.made(digest_of(blob), made)
         parcel = self.home.outbox.put(
             self.plan.task, manifest.version, blob, digest_of(blob), LABELS, {"steps": 1.0}, torch.zeros(1)
         )
         self._world.finished(parcel)
         return parcel
 
-    def _start(self) -> tuple[pb.Manifest, Basis]:
-        """With what the task is in the base version, where updates count as differences from that."""
-        version = self._world.base_version()
-        if policy_for(self.spec, self.plan.task).kind == pb.POLICY_KIND_FEDBUFF:
-            try:
-                return self._fetch(version, self.plan.task)
-            except Superseded:
-                raise
-            except Refusal:  # nobody has learned it yet
-                pass
-        return self._fetch(version)
-
-    def _began(self, manifest: pb.Manifest) -> Dense:
+    def _began(self, manifest: pb.Manifest) -> Dense | None:
+        """What the task is in the base version, where updates count as differences from that."""
+        if not manifest.tasks or policy_for(self.spec, self.plan.task).kind != pb.POLICY_KIND_FEDBUFF:
+            return None
         digests = [*(ref.digest for ref in manifest.blocks), *(ref.entry.digest for ref in manifest.tasks)]
         return of_task(manifest, {digest: self._blob(digest) for digest in digests}, self.plan.task)
 
@@ -137,8 +125,3 @@ class ShortLife(Life):
 
     def _follow(self) -> None:
         """Nothing to measure later versions with."""
-
-
-def _louder(adapter: Adapter, times: float) -> Adapter:
-    factors = {name: replace(f, B_NR=f.B_NR * times) for name, f in adapter.factors.items()}
-    return replace(adapter, factors=factors)
