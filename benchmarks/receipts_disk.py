@@ -14,6 +14,7 @@ from pathlib import Path
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.schema import CreateTable
 
+from coordinator.shelves import sync_folder
 from coordinator.tables import journal
 
 
@@ -51,6 +52,4 @@ def _keep(folder: Path, name: str, blob: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.rename(part, folder / name)
-    handle = os.open(folder, os.O_RDONLY)
-    os.fsync(handle)
-    os.close(handle)
+    sync_folder(folder)

@@ -57,9 +57,9 @@ def constrain(
     sides = {m: _sides(m, pair, basis, new_directions, f"{seed}/{m}", inside) for m, pair in pairs.items()}
     if start is not None:
         begin(pairs, sides, start)
-    for module, (out, into) in sides.items() if not spare else ():
-        only_ranks(out, into, _rank_in(start, module))
     for module, (out, into) in sides.items():
+        if not spare:
+            only_ranks(out, into, _rank_in(start, module))
         pairs[module].out.constrain(out)
         pairs[module].into.constrain(into)
     return model
@@ -91,18 +91,16 @@ def coefficients(model: PeftModel, adapter_name: str = "default") -> dict[str, C
     Ranks that are zero are left out, but for one. AlgebraError where it trains new directions: `release` it
     then, and `append` what it learned.
     """
-    learned = {}
+    learned, sides = {}, constraints(model, adapter_name)
     for module, pair in lora_pairs(model, adapter_name):
-        out, into = (_inside(module, side.constraint) for side in (pair.out, pair.into))
+        out, into = (_inside(module, side) for side in sides[module])
         used = (out.any(dim=0) | into.any(dim=0)).nonzero().flatten()
         used = used if len(used) else used.new_zeros(1)
         learned[module] = Coefficients(out[:, used] * pair.scaling, into[:, used], pair.layout)
     return learned
 
 
-def _inside(module: str, constraint: InSubspace | None) -> Tensor:
-    if constraint is None:
-        raise AlgebraError(f"{module}: not constrained: call share_algo.constrain first")
+def _inside(module: str, constraint: InSubspace) -> Tensor:
     if constraint.new_directions.numel():
         raise AlgebraError(f"{module}: new directions are trained, which coefficients alone do not hold")
     return constraint.coefficients.detach()

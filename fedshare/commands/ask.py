@@ -218,7 +218,7 @@ def _numbers(value: dict[str, Any], message: Message) -> dict[str, Any]:
     out: dict[str, Any] = {k: int(v) if k in wide and isinstance(v, str) else v for k, v in value.items()}
     for name in nested:
         inner = getattr(message, name)
-        if not hasattr(inner, "DESCRIPTOR"):  # several of them
+        if not hasattr(inner, "DESCRIPTOR"):  # many: their container has none
             out[name] = [_numbers(v, m) for v, m in zip(out.get(name, []), inner, strict=True)]
         elif name in out:
             out[name] = _numbers(out[name], inner)

@@ -1,4 +1,4 @@
-"""A fit: learned beside the basis, cut to what travels, and recovered inside that without another byte."""
+"""A fit: learned as LoRA, cut to what travels, and recovered inside that without another byte."""
 
 from __future__ import annotations
 
