@@ -23,6 +23,8 @@ from benchmarks.algebra_samples import Sample, write_folder
 HAS_VLORA = importlib.util.find_spec("vlora") is not None
 HAS_LORASHARE = importlib.util.find_spec("lorashare") is not None
 COLUMNS = 64
+COLUMNS_BY_DEFAULT = 32
+"""lorashare's own, as its signature says."""
 COMPONENTS = 8
 
 
@@ -53,21 +55,25 @@ def ways(samples: list[Sample], equal_nbytes: int) -> Iterator[Way]:
         made = _vlora(samples, 8)
         yield _vlora_way("vlora absorb (8)", made, made.absorb, tries=1)
     if HAS_LORASHARE:
-        with tempfile.TemporaryDirectory() as folder:
-            other = _lorashare(samples, COLUMNS, folder)
-            for name, said in {
-                "project": {"variance_threshold": 0.0},
-                "recompute": {"force_recompute": True},
-            }.items():
-                yield Way(
-                    f"lorashare {name} ({COLUMNS})",
-                    lambda sample, task: str(write_folder(sample, Path(folder) / task)),
-                    lambda path, task, said=said: other.add_adapter(path, task, **said),
-                    lambda task: from_state(other.reconstruct(task)),
-                    lambda: _bytes([other.components, *other.all_loadings.values()]),
-                    9 if name == "project" else 1,
-                    name,
-                )
+        sizes = {"its default": COLUMNS_BY_DEFAULT, "equal bytes": columns_of_bytes(samples, equal_nbytes)}
+        for said, k in sizes.items():
+            yield from _lorashare_ways(samples, said, k)
+
+
+def _lorashare_ways(samples: list[Sample], said: str, k: int) -> Iterator[Way]:
+    """It adds either by projecting on the columns it has, whatever that loses, or by computing everything anew."""
+    with tempfile.TemporaryDirectory() as folder:
+        made = _lorashare(samples, k, folder)
+        for how, chosen in {"project": {"variance_threshold": 0.0}, "recompute": {"force_recompute": True}}.items():
+            yield Way(
+                f"lorashare {how}, {said} ({k})",
+                lambda sample, task: str(write_folder(sample, Path(folder) / task)),
+                lambda path, task, chosen=chosen: made.add_adapter(path, task, **chosen),
+                lambda task: from_state(made.reconstruct(task)),
+                lambda: _bytes([made.components, *made.all_loadings.values()]),
+                9 if how == "project" else 1,
+                how,
+            )
 
 
 def _vlora_way(name: str, made: Any, add: Callable[[Any, str], object], tries: int = 9) -> Way:
@@ -84,6 +90,12 @@ def components_of_bytes(samples: list[Sample], nbytes: int) -> int:
     """How many of vlora's components (with its means) take as many bytes, in float32."""
     side = sum(B.size + A.size for B, A in samples[0].values())
     return max(1, (nbytes // 4 - side) // (side + 2 * len(samples[0]) * len(samples)))
+
+
+def columns_of_bytes(samples: list[Sample], nbytes: int) -> int:
+    """How many of lorashare's columns a side, with all coefficients, take as many bytes, in float32."""
+    each = sum(len(B) + A.shape[1] + 2 * B.shape[1] * len(samples) for B, A in samples[0].values())
+    return max(1, nbytes // 4 // each)
 
 
 def large_ways(folders: list[str]) -> Iterator[Way]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
+
+from torch import Tensor
 
 from coordinator.admit import base_is_gone, no_such_version
 from coordinator.blobs import Blobs
 from coordinator.catalog import Catalog, Version
 from coordinator.errors import CoordinatorError
 from share_algo import Basis
-from share_algo.codec import decode_block
+from share_algo.codec import decode_basis
 
 BASES_MAX = 4
 """Bases of older generations that are kept in memory."""
@@ -18,10 +21,10 @@ VERSIONS_MAX = 64
 
 
 class Bases:
-    """Thread-safe. A basis is the first blocks of its generation."""
+    """Thread-safe. A basis is the first blocks of its generation. weights: what directions may be derived from."""
 
-    def __init__(self, catalog: Catalog, blobs: Blobs):
-        self.catalog, self._blobs = catalog, blobs
+    def __init__(self, catalog: Catalog, blobs: Blobs, weights: Mapping[str, Tensor]):
+        self.catalog, self._blobs, self._weights = catalog, blobs, weights
         self._newest = (0, Basis())
         self._stored = lru_cache(BASES_MAX)(self._read)
         self._known = lru_cache(VERSIONS_MAX)(self._existing)
@@ -68,4 +71,4 @@ class Bases:
         names = self.catalog.first_blocks(generation, blocks)
         if len(names) < blocks:
             raise CoordinatorError(f"generation {generation} has no longer {blocks} blocks: what needs them is gone")
-        return Basis(tuple(decode_block(self._blobs.get(name.digest)) for name in names))
+        return decode_basis((self._blobs.get(name.digest) for name in names), self._weights)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 
 from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, func, insert, or_, select, update
@@ -77,12 +77,13 @@ class Catalog:
     def __init__(self, engine: Engine):
         self._engine, self._writer = engine, writer(engine)
 
-    def ensure_root(self, federation_id: str, at: float) -> None:
-        """Version 0: no directions, no tasks."""
+    def ensure_root(self, federation_id: str, at: float, *start: BlobName) -> None:
+        """Version 0: no tasks, and no directions but those of the blocks `start`."""
         with self._writer.begin() as connection:
             if connection.execute(select(versions.c.version).limit(1)).one_or_none() is None:
-                root = Version(0, 0, 0, 0, _digest(federation_id), at)
-                _insert_version(connection, root, None)
+                digest = _digest(federation_id, *(block.digest for block in start))
+                _insert_version(connection, Version(0, 0, 0, len(start), digest, at), None)
+                _insert_blocks(connection, 0, 0, start)
 
     def head(self) -> Version:
         return self._versions(select(versions).order_by(versions.c.version.desc()).limit(1))[0]
@@ -144,8 +145,7 @@ class Catalog:
             version = Version(number, parent.version, generation, kept + len(draft.blocks),
                               _digest_of(parent, draft), at, records)  # fmt: skip
             _insert_version(connection, version, draft.position)
-            for ordinal, block in enumerate(draft.blocks, kept):
-                connection.execute(insert(blocks).values(generation=generation, ordinal=ordinal, **asdict(block)))
+            _insert_blocks(connection, generation, kept, draft.blocks)
             for ruling in draft.first:
                 decide(connection, ruling.by(number), at)
             for ruling in draft.later:
@@ -202,6 +202,11 @@ def _insert_version(connection: Connection, version: Version, position: int | No
     row = asdict(version)
     records, _ = row.pop("records"), row.pop("gone")
     connection.execute(insert(versions).values(**row, record=records, position=position))
+
+
+def _insert_blocks(connection: Connection, generation: int, first: int, names: Iterable[BlobName]) -> None:
+    for ordinal, name in enumerate(names, first):
+        connection.execute(insert(blocks).values(generation=generation, ordinal=ordinal, **asdict(name)))
 
 
 def _newest_generation(connection: Connection) -> int:

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 
 from sqlalchemy import Engine
+from torch import Tensor
 
 from coordinator.bases import Bases
 from coordinator.blobs import Blobs
 from coordinator.catalog import Catalog, Version
-from coordinator.draft import Kept
+from coordinator.draft import BlobName, Kept
 from coordinator.journal import Journal, Position, Submission
 from coordinator.rebuild import Event
+from coordinator.start import start_block
 from coordinator.transition import Arrived, Learned, Record, State
 from protos.fedshare.v1 import federation_pb2 as pb
 from protos.policy import gathers, policy_of
-from share_algo import Basis, TaskEntry
-from share_algo.codec import decode_entry, decode_update
+from share_algo import Basis, Block, TaskEntry
+from share_algo.codec import decode_entry, decode_update, encode_block
+from share_algo.types import NO_TENSORS
 
 
 @dataclass(frozen=True)
@@ -28,12 +32,31 @@ class History:
     catalog: Catalog
     blobs: Blobs
     bases: Bases
+    weights: Mapping[str, Tensor]
 
     @staticmethod
-    def of(spec: pb.FederationSpec, engine: Engine, blobs: Blobs) -> History:
-        """All that a store remembers. Reads nothing yet."""
+    def of(
+        spec: pb.FederationSpec, engine: Engine, blobs: Blobs, weights: Mapping[str, Tensor] = NO_TENSORS
+    ) -> History:
+        """All that a store remembers. Reads nothing yet. weights: of the base model, where directions are derived from
+        them; without them everything can be read but bases."""
         catalog = Catalog(engine)
-        return History(spec, Journal(engine), catalog, blobs, Bases(catalog, blobs))
+        return History(spec, Journal(engine), catalog, blobs, Bases(catalog, blobs, weights), weights)
+
+    @cached_property
+    def start(self) -> Block:
+        """What version 0 holds. Kept, so that it is derived once."""
+        return start_block(self.spec, self.weights)
+
+    def begin(self, at: float) -> None:
+        """Version 0, durable when this returns. Raises as start_block does. A damaged block is mended."""
+        blob = encode_block(self.start) if self.start else b""
+        start = [BlobName(self.blobs.put(blob), len(blob))] if blob else []
+        self.catalog.ensure_root(self.spec.federation_id, at, *start)
+
+    def root(self) -> State:
+        """Version 0: what every history begins with."""
+        return State(Basis((self.start,)) if self.start else Basis())
 
     def arrived(self, position: Position, staleness: int) -> Arrived:
         """One journaled update. Raises Refused where its base is gone, CoordinatorError for a damaged blob."""

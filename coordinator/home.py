@@ -147,7 +147,7 @@ def _store_spec(engine: Engine, wanted: FederationSpec) -> FederationSpec:
     return spec
 
 
-FIXED = ("name", "base", "modules", "rank", "tolerance", "seed", "directions", "recipe", "policies")
+FIXED = ("name", "base", "modules", "rank", "tolerance", "seed", "directions", "start", "recipe", "policies")
 """What a federation is made with, and keeps."""
 
 

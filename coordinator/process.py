@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import socket
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +16,7 @@ from time import time
 
 import torch
 from sqlalchemy.exc import OperationalError
+from torch import Tensor
 
 from coordinator.broadcast import Broadcast
 from coordinator.errors import CoordinatorError, Fenced
@@ -27,6 +29,7 @@ from coordinator.members import Members
 from coordinator.receive import Receiver
 from coordinator.service import SUBMITS_MAX, Edge, Service, port_in_use
 from protos.fedshare.v1.federation_pb2 import FederationSpec
+from share_algo.types import NO_TENSORS
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +38,10 @@ MERGE_THREADS = 1
 
 THREADS = 2 * SUBMITS_MAX
 """For whatever blocks: updates that arrive together share their commits, and nobody waits behind them."""
+
+
+FindWeights = Callable[[FederationSpec], Mapping[str, Tensor]]
+"""Of the base model, by module, where the federation's directions are derived from them; else none are looked for."""
 
 
 def serve(
@@ -48,6 +55,7 @@ def serve(
     store: str = "",
     blobs: str = "",
     standby: bool = False,
+    find_weights: FindWeights = lambda _: NO_TENSORS,
 ) -> None:
     """Run until SIGINT or SIGTERM. Raises CoordinatorError when it cannot start, and when another has taken over."""
     _must_be_loopback(host)
@@ -57,32 +65,48 @@ def serve(
     torch.set_num_threads(MERGE_THREADS)
     with open_home(folder, wanted, store=store, blobs=blobs, standby=standby) as home:
         try:
-            asyncio.run(_serve_until_signal(home, host, port, lineage, tracking_uri))
+            asyncio.run(_serve_until_signal(home, host, port, lineage, tracking_uri, find_weights))
         except OperationalError as error:  # a full disk, while it starts
             raise CoordinatorError(f"cannot write {home.place.database}: {error.orig}") from None
 
 
-async def _serve_until_signal(home: Home, host: str, port: int, with_lineage: bool, tracking_uri: str) -> None:
-    await serve_home(home, _stop_on_signals(), host, port, with_lineage, tracking_uri)
+async def _serve_until_signal(
+    home: Home, host: str, port: int, with_lineage: bool, tracking_uri: str, find_weights: FindWeights
+) -> None:
+    await serve_home(home, _stop_on_signals(), host, port, with_lineage, tracking_uri, find_weights)
 
 
 async def serve_home(
-    home: Home, stop: asyncio.Event, host: str, port: int, with_lineage: bool = True, tracking_uri: str = ""
+    home: Home,
+    stop: asyncio.Event,
+    host: str,
+    port: int,
+    with_lineage: bool = True,
+    tracking_uri: str = "",
+    find_weights: FindWeights = lambda _: NO_TENSORS,
 ) -> None:
     """Serve an open home until `stop` is set, then finish the entry at hand. Raises CoordinatorError when fenced."""
     loop = asyncio.get_running_loop()
     home.fence.when_lost(lambda: loop.call_soon_threadsafe(stop.set))
     with home.lease.beating(), suppress(Fenced):  # said below, whoever met it first
-        await _serve(home, stop, host, port, with_lineage, tracking_uri)
+        await _serve(home, stop, host, port, with_lineage, tracking_uri, find_weights)
     if home.fence.lost.is_set():
         raise CoordinatorError(home.fence.why)
 
 
-async def _serve(home: Home, stop: asyncio.Event, host: str, port: int, with_lineage: bool, tracking_uri: str) -> None:
+async def _serve(
+    home: Home,
+    stop: asyncio.Event,
+    host: str,
+    port: int,
+    with_lineage: bool,
+    tracking_uri: str,
+    find_weights: FindWeights,
+) -> None:
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS))
-    history = History.of(home.spec, home.engine, home.blobs)
+    history = History.of(home.spec, home.engine, home.blobs, await asyncio.to_thread(find_weights, home.spec))
     members, measured = Members(home.engine), Measured(home.engine)
-    history.catalog.ensure_root(home.spec.federation_id, time())
+    await asyncio.to_thread(history.begin, time())
     lineage = Lineage(home, history.catalog, measured, tracking_uri) if with_lineage else LineageOff()
 
     def announce(announcement: Announcement) -> None:

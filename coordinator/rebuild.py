@@ -17,8 +17,6 @@ from share_algo import Subspace, compact
 Event = Sequence[Arrived] | pb.Compact
 """What one step takes in: an update, or all of a buffer; or a compaction."""
 
-EMPTY = State()
-
 
 def apply(state: State, event: Event, spec: pb.FederationSpec) -> State:
     """The state after one more event. Raises CoordinatorError where that is not possible any more."""
@@ -45,7 +43,7 @@ def compacted(state: State, command: pb.Compact) -> State:
     return State(after.basis, tasks)
 
 
-def rebuild(events: Iterable[Event], spec: pb.FederationSpec, state: State = EMPTY) -> State:
+def rebuild(events: Iterable[Event], spec: pb.FederationSpec, state: State) -> State:
     """`state` after all events in order, each update lifted with its own base. Cost: one merge or compaction each."""
     for event in events:
         state = apply(state, event, spec)

@@ -83,7 +83,7 @@ class _Replay:
             return rebuild(self.history.events_in(version), self.spec, self.newest)
         if kind == pb.VERSION_KIND_ROLLBACK and (target := self.history.target(version)) in self.made:
             return self.made[target]
-        return rebuild(self.history.events(version.version), self.spec)
+        return rebuild(self.history.events(version.version), self.spec, self.history.root())
 
     def _compare_task(self, version: Version, task: str, learned: Learned, stored: TaskEntry) -> None:
         self.reply.tasks += 1

@@ -54,7 +54,7 @@ class Reversal:
         if not forgotten:
             raise CoordinatorError("no such update is journaled")
         alive = journal.alive_at(head.version)
-        rebuilt = rebuild(self.history.events(head.version, forgotten), self.spec)
+        rebuilt = rebuild(self.history.events(head.version, forgotten), self.spec, self.history.root())
         taken = sorted(forgotten if command.erase else forgotten & (alive | journal.with_outcome(pb.OUTCOME_BUFFERED)))
         outcome, what = (
             (pb.OUTCOME_ERASED, "erased") if command.erase else (pb.OUTCOME_REVERTED, "taken back by a forget")

@@ -37,15 +37,43 @@ class Subspace(Section):
     update_tolerance: relative dW error of that cut, for a smaller update: what it loses, the recovery wins back.
     direction_bits: of a number of a new direction as it travels, 4 or 8; lost before it is measured, too.
     tolerance: relative dW error of the coordinator's merge; the default is rounding and no more.
+    start: where the basis begins: "empty", it is learned from the first tasks; "seed", random columns, or "weights",
+    leading singular vectors of the base model's weights: start_columns a side, which everybody derives, so that nobody
+    sends or stores them. Tasks then begin inside them, unless basis_target says otherwise.
     """
 
     rank: int = Field(default=8, ge=1, le=1024)
     tolerance: float = Field(default=1e-5, ge=0, lt=1)
     new_directions: int = Field(default=8, ge=1, le=1024)
     new_directions_later: int = Field(default=8, ge=0, le=1024)
-    basis_target: int = Field(default=0, ge=0)
+    basis_target: int | None = Field(default=None, ge=0)
     update_tolerance: float = Field(default=0.15, ge=0, lt=1)
     direction_bits: Literal[4, 8] = 4
+    start: Literal["empty", "seed", "weights"] = "empty"
+    start_columns: int = Field(default=64, ge=1, le=1 << 14)
+
+    @model_validator(mode="after")
+    def _start_means_something(self) -> Subspace:
+        if self.start == "empty" and "start_columns" in self.model_fields_set:
+            raise ValueError("start_columns means nothing to an empty start")
+        return self
+
+    @property
+    def derived(self) -> int:
+        """Columns a side that nobody sends."""
+        return 0 if self.start == "empty" else self.start_columns
+
+    def directions(self) -> pb.Directions:
+        return pb.Directions(
+            first=self.new_directions,
+            later=self.new_directions_later,
+            basis_target=self.derived if self.basis_target is None else self.basis_target,
+            tolerance=self.update_tolerance,
+            bits=self.direction_bits,
+        )
+
+    def start_message(self) -> pb.Start:
+        return pb.Start(kind=f"START_KIND_{self.start.upper()}", columns=self.derived)
 
 
 class Recipe(Section):
@@ -193,6 +221,12 @@ class FederationFile(Section):
     tasks: list[Task] = []
 
     @model_validator(mode="after")
+    def _start_is_within_budget(self) -> FederationFile:
+        if self.budget.columns_max and self.subspace.derived > self.budget.columns_max:
+            raise ValueError("start_columns must not be larger than columns_max: every merge would compact")
+        return self
+
+    @model_validator(mode="after")
     def _names_differ(self) -> FederationFile:
         names = [task.name for task in self.tasks]
         if doubled := {name for name in names if names.count(name) > 1}:
@@ -205,21 +239,16 @@ class FederationFile(Section):
     def spec(self) -> pb.FederationSpec:
         """What the coordinator is told: needs the base model, to take its fingerprint and shapes."""
         model = find_base_model(self.base.model)
-        recipe = self.recipe.model_dump()
+        modules, recipe = self._target_modules(model), self.recipe.model_dump()
         return pb.FederationSpec(
             name=self.name,
             base=pb.BaseModel(name=self.base.model, fingerprint=model.fingerprint),
-            modules=self._target_modules(model),
+            modules=modules,
             rank=self.subspace.rank,
             tolerance=self.subspace.tolerance,
             seed=self.seed,
-            directions=pb.Directions(
-                first=self.subspace.new_directions,
-                later=self.subspace.new_directions_later,
-                basis_target=self.subspace.basis_target,
-                tolerance=self.subspace.update_tolerance,
-                bits=self.subspace.direction_bits,
-            ),
+            directions=self.subspace.directions(),
+            start=self.subspace.start_message(),
             recipe=pb.Recipe(**recipe),
             budget=self.budget.message(),
             versions_kept=self.versions.kept,
@@ -235,6 +264,9 @@ class FederationFile(Section):
         ]
         if not found:
             raise UserError(f"{model.name} has no linear layer named {' or '.join(self.base.target_modules)}")
+        narrowest = min(found, key=lambda m: min(m.out_features, m.in_features))
+        if self.subspace.derived > (most := min(narrowest.out_features, narrowest.in_features)):
+            raise UserError(f"start_columns is {self.subspace.derived}, but {narrowest.name} has room for {most}")
         return found
 
 

@@ -9,7 +9,7 @@ The bytes of equal content are equal, so that a digest names a content. Nothing 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -21,8 +21,8 @@ from share_algo.derived import Derivation, DerivedDirections, Recipe
 from share_algo.errors import AlgebraError
 from share_algo.pack import packed, unpacked
 from share_algo.quantise import reduced, restored
-from share_algo.types import LAYOUT, LINEAR, Block, Coefficients, Directions, TaskEntry, Update
-from share_algo.weights import WeightRecipe
+from share_algo.types import LAYOUT, LINEAR, NO_TENSORS, Basis, Block, Coefficients, Directions, TaskEntry, Update
+from share_algo.weights import WeightRecipe, basis_with_weights
 
 METADATA = "share_algo"
 SAID = ("layouts", "settings", "derived", "packed")
@@ -55,6 +55,11 @@ def decode_block(blob: bytes) -> Block:
     inside = _block(by_kind)
     derived = {m: _recipe(m, numbers) for m, numbers in said.get("derived", {}).items()}
     return {**inside, **{m: DerivedDirections(recipe, inside.get(m)) for m, recipe in derived.items()}}
+
+
+def decode_basis(blobs: Iterable[bytes], weights: Mapping[str, Tensor] = NO_TENSORS) -> Basis:
+    """Blocks side by side. weights: of the base model, by module, where directions are derived from them."""
+    return basis_with_weights(map(decode_block, blobs), weights)
 
 
 def decode_entry(blob: bytes) -> TaskEntry:

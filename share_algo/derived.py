@@ -13,8 +13,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Protocol
+from functools import cached_property, wraps
+from typing import Any, Protocol, TypeVar
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -26,6 +27,23 @@ from share_algo.types import Block, Directions
 COLUMNS_MAX = 1 << 14
 HEIGHT_MAX = 1 << 20
 """A recipe from elsewhere must not ask for more memory than the largest models have in one layer."""
+
+
+Derived = TypeVar("Derived", bound="Derivation")
+
+
+def once(make: Callable[[Derived], Directions]) -> Callable[[Derived], Directions]:
+    """Equal recipes are derived once, as long as somebody holds the columns."""
+    known: WeakValueDictionary[Any, Directions] = WeakValueDictionary()
+
+    @wraps(make)
+    def made(recipe: Derived) -> Directions:
+        found = known.get(recipe)
+        if found is None:
+            known[recipe] = found = make(recipe)
+        return found
+
+    return made
 
 
 @dataclass(frozen=True)
@@ -52,6 +70,7 @@ class Recipe:
     def widths(self) -> tuple[int, int]:
         return min(self.columns, self.N), min(self.columns, self.D)
 
+    @once
     def make(self) -> Directions:
         """Cost: (N + D) columns^2."""
         K, L = self.widths

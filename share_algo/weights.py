@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 
 import torch
 from torch import Tensor
 
-from share_algo.derived import DerivedDirections, check_size
+from share_algo.derived import DerivedDirections, check_size, once
 from share_algo.errors import AlgebraError
 from share_algo.subspace import Subspace
 from share_algo.types import Basis, Block, Directions
@@ -58,13 +58,7 @@ class WeightRecipe:
             raise AlgebraError(
                 f"{self.module}: its directions are derived from the base model's weight: share_algo.with_weights"
             )
-        U, S, Vh = torch.linalg.svd(self.weight_ND.detach().double().cpu(), full_matrices=False)
-        k = self.widths[0]
-        falls = S[:k] - torch.cat([S, S.new_zeros(1)])[1 : k + 1]
-        if not S[0] > 0 or bool((falls <= GAP_MIN * S[0]).any()):
-            raise AlgebraError(f"{self.module}: singular values of the base weight are too close to tell vectors apart")
-        sign = U[:, :k].gather(0, U[:, :k].abs().argmax(0, keepdim=True)).sign()
-        return Directions(_columns(U[:, :k] * sign), _columns(Vh[:k].T * sign))
+        return _singular_vectors(self)
 
     def with_weight(self, weight: Tensor) -> WeightRecipe:
         """AlgebraError for another weight than the one it was derived from."""
@@ -72,6 +66,19 @@ class WeightRecipe:
         if whole.shape != (self.N, self.D) or fingerprint(whole) != self.fingerprint:
             raise AlgebraError(f"{self.module}: this is not the base model's weight that its directions come from")
         return replace(self, weight_ND=whole)
+
+
+@once
+def _singular_vectors(recipe: WeightRecipe) -> Directions:
+    """Of a recipe whose weight is at hand."""
+    assert recipe.weight_ND is not None
+    U, S, Vh = torch.linalg.svd(recipe.weight_ND.detach().double().cpu(), full_matrices=False)
+    k = recipe.widths[0]
+    falls = S[:k] - torch.cat([S, S.new_zeros(1)])[1 : k + 1]
+    if not S[0] > 0 or bool((falls <= GAP_MIN * S[0]).any()):
+        raise AlgebraError(f"{recipe.module}: singular values of the base weight are too close to tell vectors apart")
+    sign = U[:, :k].gather(0, U[:, :k].abs().argmax(0, keepdim=True)).sign()
+    return Directions(_columns(U[:, :k] * sign), _columns(Vh[:k].T * sign))
 
 
 def fingerprint(weight: Tensor) -> str:
@@ -96,8 +103,13 @@ def weight_block(weights: Mapping[str, Tensor], columns: int) -> Block:
 
 
 def with_weights(subspace: Subspace, weights: Mapping[str, Tensor]) -> Subspace:
-    """The same subspace, able to read what is derived from `weights`; each is checked. Modules not named stay as they
-    are. Cost: a hash of each weight that is needed."""
+    """The same subspace, able to read what is derived from `weights`; see `basis_with_weights`."""
+    return subspace.but(basis=basis_with_weights(subspace.basis.blocks, weights))
+
+
+def basis_with_weights(blocks: Iterable[Block], weights: Mapping[str, Tensor]) -> Basis:
+    """The basis of these blocks, able to read what is derived from `weights`; each is checked. Modules not named stay
+    as they are. Cost: a hash of each weight that is needed."""
     known = cache(lambda recipe: recipe.with_weight(weights[recipe.module]))
 
     def given(directions: Directions) -> Directions:
@@ -106,8 +118,7 @@ def with_weights(subspace: Subspace, weights: Mapping[str, Tensor]) -> Subspace:
             return directions
         return DerivedDirections(known(recipe), directions.inside)  # type: ignore[attr-defined]
 
-    blocks = tuple({module: given(d) for module, d in block.items()} for block in subspace.basis.blocks)
-    return subspace.but(basis=Basis(blocks))
+    return Basis(tuple({module: given(d) for module, d in block.items()} for block in blocks))
 
 
 def _columns(wide_NK: Tensor) -> Tensor:

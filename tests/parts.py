@@ -29,13 +29,14 @@ from coordinator.catalog import Catalog
 from coordinator.history import History
 from coordinator.home import Home, open_home
 from coordinator.members import Members
-from coordinator.process import serve_home
+from coordinator.process import FindWeights, serve_home
 from coordinator.receive import Receiver
 from protos.chunks import cut, digest_of
 from protos.fedshare.v1 import federation_pb2 as pb
 from protos.fedshare.v1.federation_pb2_grpc import FederationStub
 from share_algo import Adapter, Basis, Factors, append
-from share_algo.codec import decode_block, encode_update
+from share_algo.codec import decode_basis, encode_update
+from share_algo.types import NO_TENSORS
 from workers.client import Client
 
 if TYPE_CHECKING:
@@ -175,8 +176,9 @@ class Coordinator:
 class CoordinatorHere(Coordinator):
     """The same in a thread of this process, which starts at once: for tests that kill nothing."""
 
-    def __init__(self, home: Path):
+    def __init__(self, home: Path, find_weights: FindWeights = lambda _: {}):
         super().__init__(home)
+        self._find_weights = find_weights
         self._thread: threading.Thread | None = None
 
     def __exit__(self, *_: object) -> None:
@@ -205,7 +207,9 @@ class CoordinatorHere(Coordinator):
 
     def _serve(self) -> None:
         with open_home(self.home) as home:
-            serving = serve_home(home, self._asked_to_stop, "127.0.0.1", self.port, with_lineage=False)
+            serving = serve_home(
+                home, self._asked_to_stop, "127.0.0.1", self.port, with_lineage=False, find_weights=self._find_weights
+            )
             self._loop.run_until_complete(serving)
         self._loop.close()
 
@@ -295,8 +299,10 @@ def flip_a_byte(file: Path) -> None:
 class RawWorker:
     """A member that makes its updates by hand, and sees receipts as they are on the wire."""
 
-    def __init__(self, address: str, worker: str = "raw", task: str = "task"):
-        self.worker, self.task = worker, task
+    def __init__(
+        self, address: str, worker: str = "raw", task: str = "task", weights: Mapping[str, torch.Tensor] = NO_TENSORS
+    ):
+        self.worker, self.task, self.weights = worker, task, weights
         self._channel = grpc.insecure_channel(address, options=[("grpc.max_reconnect_backoff_ms", 500)])
         self.stub = FederationStub(self._channel)
         self.client = Client(address, patience_seconds=WAIT_SECONDS_MAX)
@@ -315,7 +321,7 @@ class RawWorker:
 
     def basis(self, version: int | None = None) -> tuple[int, Basis]:
         manifest, blobs = self.client.fetch(version)
-        return manifest.version, Basis(tuple(decode_block(blobs[ref.digest]) for ref in manifest.blocks))
+        return manifest.version, decode_basis((blobs[ref.digest] for ref in manifest.blocks), self.weights)
 
     def blob(self, adapter: Adapter, base_version: int | None = None) -> tuple[int, bytes]:
         """(base version, an honest update's bytes)."""

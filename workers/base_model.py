@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 from workers.errors import WorkerError
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
@@ -66,6 +68,11 @@ class BaseModel:
     def linear_shapes(self) -> dict[str, tuple[int, int]]:
         """(out_features, in_features) of every linear layer, by name."""
         return self._described[1]
+
+    def weights(self, modules: Iterable[str]) -> dict[str, Tensor]:
+        """Of linear layers, by name. Loads the model anew."""
+        model = self.classifier(2, seed=0)
+        return {name: model.get_parameter(f"{name}.weight").detach().clone() for name in modules}
 
     @cached_property
     def _described(self) -> tuple[str, dict[str, tuple[int, int]]]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+
+from torch import Tensor
 
 from protos.fedshare.v1 import federation_pb2 as pb
 from share_algo import Adapter, Basis
 from share_algo.canonical import difference_norm, norm
-from share_algo.codec import decode_block, decode_entry
+from share_algo.codec import decode_basis, decode_entry
 from workers.client import Client
+from workers.weights import weights_for
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ def compare(client: Client, before: int, after: int) -> Compared:
     prefix = blocks[0] == blocks[1][: len(blocks[0])] or blocks[1] == blocks[0][: len(blocks[1])]
     both = sorted(entries[0].keys() & entries[1].keys())
     asked = [task for task in both if not prefix or entries[0][task] != entries[1][task]]
-    adapters = [_adapters(client, version, asked) for version in (before, after)] if asked else [{}, {}]
+    adapters = _adapters(client, (before, after), asked) if asked else [{}, {}]
     shared = len(set(blocks[0]) & set(blocks[1]))
     return Compared(
         came=sorted(entries[1].keys() - entries[0].keys()),
@@ -47,9 +50,16 @@ def compare(client: Client, before: int, after: int) -> Compared:
     )
 
 
-def _adapters(client: Client, version: int, tasks: list[str]) -> Mapping[str, Adapter]:
-    manifest, blobs = client.fetch(version, tasks=tasks)
-    basis = Basis(tuple(decode_block(blobs[ref.digest]) for ref in manifest.blocks))
+def _adapters(client: Client, versions: Iterable[int], tasks: list[str]) -> list[Mapping[str, Adapter]]:
+    """Of each version, by task."""
+    weights = weights_for(client.describe())
+    return [_adapters_of(*client.fetch(version, tasks=tasks), weights) for version in versions]
+
+
+def _adapters_of(
+    manifest: pb.Manifest, blobs: Mapping[str, bytes], weights: Mapping[str, Tensor]
+) -> Mapping[str, Adapter]:
+    basis = decode_basis((blobs[ref.digest] for ref in manifest.blocks), weights)
     return {ref.task: _adapter(blobs, ref, basis) for ref in manifest.tasks}
 
 

@@ -8,7 +8,7 @@ first, and a task that is learned already is not learned twice.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,7 @@ from protos.chunks import digest_of
 from protos.fedshare.v1 import federation_pb2 as pb
 from protos.policy import policy_of, replaces
 from share_algo import Basis, TaskEntry
-from share_algo.codec import decode_block, decode_entry
+from share_algo.codec import decode_basis, decode_entry
 from share_algo.training import attach
 from workers.base_model import BaseModel, find_base_model
 from workers.client import Client
@@ -33,6 +33,7 @@ from workers.outbox import Parcel
 from workers.tasks import TaskData, load_task
 from workers.train import lora_model
 from workers.watcher import Watcher
+from workers.weights import weights_for
 
 POLL_SECONDS = 0.5
 VERDICT_SECONDS_MAX = 3600.0
@@ -120,6 +121,10 @@ class Life:
     @cached_property
     def base(self) -> BaseModel:
         return find_base_model(self.plan.base_model or self.spec.base.name)
+
+    @cached_property
+    def _weights(self) -> Mapping[str, Tensor]:
+        return weights_for(self.spec, self.base)
 
     @cached_property
     def model(self) -> PeftModel:
@@ -278,7 +283,7 @@ class Life:
         manifest, blobs = self.client.fetch(version, tasks=tasks, have=self.home.blobs.digests())
         for digest, blob in blobs.items():
             self.home.blobs.put(digest, blob)
-        return manifest, Basis(tuple(decode_block(self._blob(ref.digest)) for ref in manifest.blocks))
+        return manifest, decode_basis((self._blob(ref.digest) for ref in manifest.blocks), self._weights)
 
     def _blob(self, digest: str) -> bytes:
         blob = self.home.blobs.get(digest)

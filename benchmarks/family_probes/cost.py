@@ -64,5 +64,5 @@ def _build(library: type[Library], place: Place) -> Outcome:
 PROBES = [
     Probe(5, "by default", partial(_add, None), seconds=300, seconds_full=600),
     Probe(5, f"told {TOLERANCE:.0%}", partial(_add, TOLERANCE), seconds=300, seconds_full=600),
-    Probe(10, "peak memory", _build, seconds_full=600),
+    Probe(10, "peak memory", _build, seconds=900, seconds_full=900),
 ]

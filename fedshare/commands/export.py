@@ -25,10 +25,10 @@ def export(
 ) -> None:
     """Write a task as plain LoRA, for peft.PeftModel.from_pretrained and everything that reads it."""
     from fedshare.errors import UserError
-    from share_algo import Basis
-    from share_algo.codec import decode_block, decode_entry
+    from share_algo.codec import decode_basis, decode_entry
     from share_algo.peft_folder import save_adapter
     from workers.client import Client
+    from workers.weights import weights_for
 
     folder = to or Path(f"{task}-lora")
     if folder.is_dir() and any(folder.iterdir()):
@@ -36,7 +36,7 @@ def export(
     with Client(coordinator) as client:
         spec = client.describe()
         manifest, blobs = client.fetch(version, tasks=[task])
-    basis = Basis(tuple(decode_block(blobs[ref.digest]) for ref in manifest.blocks))
+    basis = decode_basis((blobs[ref.digest] for ref in manifest.blocks), weights_for(spec))
     ref = manifest.tasks[0]
     adapter = decode_entry(blobs[ref.entry.digest]).adapter(basis)
     try:

@@ -50,6 +50,7 @@ def coordinator(
     """Take updates in, merge them, tell of new versions. Stop it with Ctrl-C; started again it goes on."""
     from coordinator.process import serve
     from fedshare.federation_file import read_federation_file
+    from workers.weights import weights_for
 
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     for noisy in ("alembic", "mlflow", "httpx"):
@@ -59,7 +60,7 @@ def coordinator(
     wanted = parsed.spec() if parsed else None
     serve(
         folder, wanted, host=host, port=port, lineage=lineage, tracking_uri=tracking_uri,
-        store=store, blobs=blobs, standby=standby,
+        store=store, blobs=blobs, standby=standby, find_weights=weights_for,
     )  # fmt: skip
 
 

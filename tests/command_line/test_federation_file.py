@@ -30,6 +30,15 @@ MISTAKES = {
         'name = "x"\n[subspace]\ndirection_bits = 3',
         "subspace.direction_bits: Input should be 4 or 8",
     ),
+    "columns of an empty start": (
+        'name = "x"\n[subspace]\nstart_columns = 8',
+        "subspace: Value error, start_columns means nothing to an empty start",
+    ),
+    "an unknown start": ('name = "x"\n[subspace]\nstart = "W0"', "subspace.start: Input should be 'empty', 'seed'"),
+    "more columns at the start than the budget": (
+        'name = "x"\n[subspace]\nstart = "seed"\n[budget]\ncolumns_max = 32',
+        "start_columns must not be larger than columns_max",
+    ),
     "a negative seed": ('name = "x"\nseed = -1', "seed: Input should be greater than or equal to 0"),
     "a seed beyond 64 bits": (f'name = "x"\nseed = {2**64}', "seed: Input should be less than"),
     "epochs that are infinite": (
@@ -112,6 +121,26 @@ def test_base_model_without_the_wanted_modules_is_one_sentence(tmp_path: Path, t
     file.write_text(text.replace("[subspace]", 'target_modules = ["q_proj", "v_proj"]\n[subspace]'))
     with pytest.raises(UserError, match=f"^{tiny_base} has no linear layer named q_proj or v_proj$"):
         read_federation_file(file).spec()
+
+
+def test_more_columns_at_the_start_than_a_module_has_room_for_are_one_sentence(
+    tmp_path: Path, tiny_base: Path, tasks: Path
+):
+    file = tmp_path / "federation.toml"
+    file.write_text(federation_text(tiny_base, tasks).replace("[subspace]", '[subspace]\nstart = "weights"'))
+    with pytest.raises(UserError, match=r"^start_columns is 64, but bert\S+ has room for 32$"):
+        read_federation_file(file).spec()
+
+
+@pytest.mark.parametrize("target, meant", [("", 16), ("basis_target = 4", 4), ("basis_target = 0", 0)])
+def test_tasks_begin_inside_a_derived_start_unless_the_file_says_otherwise(
+    tmp_path: Path, tiny_base: Path, tasks: Path, target: str, meant: int
+):
+    file = tmp_path / "federation.toml"
+    said = f'[subspace]\nstart = "seed"\nstart_columns = 16\n{target}'
+    file.write_text(federation_text(tiny_base, tasks).replace("[subspace]", said))
+    spec = read_federation_file(file).spec()
+    assert spec.start == pb.Start(kind=pb.START_KIND_SEED, columns=16) and spec.directions.basis_target == meant
 
 
 def test_target_modules_are_those_whose_name_ends_so(federation_toml: Path):

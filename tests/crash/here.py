@@ -91,7 +91,7 @@ class Here:
         home = self.home
         self.history = History.of(home.spec, home.engine, home.blobs)
         self.catalog, self.journal = self.history.catalog, self.history.journal
-        self.catalog.ensure_root(home.spec.federation_id, time())
+        self.history.begin(time())
         self.integrator = Integrator(home.spec, home.engine, self.history, self._announce)
         self.broadcast = Broadcast(self.integrator.announcement, self._loop)
         receiver = Receiver(home.spec, self.journal, self.history.bases, home.blobs, self.integrator.wake)

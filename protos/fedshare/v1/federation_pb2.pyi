@@ -18,6 +18,12 @@ class StalenessRule(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     STALENESS_RULE_HINGE: _ClassVar[StalenessRule]
     STALENESS_RULE_POLYNOMIAL: _ClassVar[StalenessRule]
 
+class StartKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    START_KIND_EMPTY: _ClassVar[StartKind]
+    START_KIND_SEED: _ClassVar[StartKind]
+    START_KIND_WEIGHTS: _ClassVar[StartKind]
+
 class Outcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     OUTCOME_UNSPECIFIED: _ClassVar[Outcome]
@@ -60,6 +66,9 @@ POLICY_KIND_FEDBUFF: PolicyKind
 STALENESS_RULE_CONSTANT: StalenessRule
 STALENESS_RULE_HINGE: StalenessRule
 STALENESS_RULE_POLYNOMIAL: StalenessRule
+START_KIND_EMPTY: StartKind
+START_KIND_SEED: StartKind
+START_KIND_WEIGHTS: StartKind
 OUTCOME_UNSPECIFIED: Outcome
 OUTCOME_QUEUED: Outcome
 OUTCOME_MERGED: Outcome
@@ -97,7 +106,7 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class FederationSpec(_message.Message):
-    __slots__ = ("federation_id", "name", "base", "modules", "rank", "tolerance", "seed", "directions", "recipe", "policies", "quarantine", "budget", "versions_kept")
+    __slots__ = ("federation_id", "name", "base", "modules", "rank", "tolerance", "seed", "directions", "recipe", "policies", "quarantine", "budget", "versions_kept", "start")
     FEDERATION_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     BASE_FIELD_NUMBER: _ClassVar[int]
@@ -111,6 +120,7 @@ class FederationSpec(_message.Message):
     QUARANTINE_FIELD_NUMBER: _ClassVar[int]
     BUDGET_FIELD_NUMBER: _ClassVar[int]
     VERSIONS_KEPT_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
     federation_id: str
     name: str
     base: BaseModel
@@ -124,7 +134,8 @@ class FederationSpec(_message.Message):
     quarantine: Quarantine
     budget: Budget
     versions_kept: int
-    def __init__(self, federation_id: _Optional[str] = ..., name: _Optional[str] = ..., base: _Optional[_Union[BaseModel, _Mapping]] = ..., modules: _Optional[_Iterable[_Union[TargetModule, _Mapping]]] = ..., rank: _Optional[int] = ..., tolerance: _Optional[float] = ..., seed: _Optional[int] = ..., directions: _Optional[_Union[Directions, _Mapping]] = ..., recipe: _Optional[_Union[Recipe, _Mapping]] = ..., policies: _Optional[_Iterable[_Union[Policy, _Mapping]]] = ..., quarantine: _Optional[_Union[Quarantine, _Mapping]] = ..., budget: _Optional[_Union[Budget, _Mapping]] = ..., versions_kept: _Optional[int] = ...) -> None: ...
+    start: Start
+    def __init__(self, federation_id: _Optional[str] = ..., name: _Optional[str] = ..., base: _Optional[_Union[BaseModel, _Mapping]] = ..., modules: _Optional[_Iterable[_Union[TargetModule, _Mapping]]] = ..., rank: _Optional[int] = ..., tolerance: _Optional[float] = ..., seed: _Optional[int] = ..., directions: _Optional[_Union[Directions, _Mapping]] = ..., recipe: _Optional[_Union[Recipe, _Mapping]] = ..., policies: _Optional[_Iterable[_Union[Policy, _Mapping]]] = ..., quarantine: _Optional[_Union[Quarantine, _Mapping]] = ..., budget: _Optional[_Union[Budget, _Mapping]] = ..., versions_kept: _Optional[int] = ..., start: _Optional[_Union[Start, _Mapping]] = ...) -> None: ...
 
 class Policy(_message.Message):
     __slots__ = ("task", "kind", "mixing", "rule", "a", "b", "buffer_size", "staleness_max")
@@ -153,6 +164,14 @@ class Quarantine(_message.Message):
     deviations_max: float
     updates_min: int
     def __init__(self, deviations_max: _Optional[float] = ..., updates_min: _Optional[int] = ...) -> None: ...
+
+class Start(_message.Message):
+    __slots__ = ("kind", "columns")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    kind: StartKind
+    columns: int
+    def __init__(self, kind: _Optional[_Union[StartKind, str]] = ..., columns: _Optional[int] = ...) -> None: ...
 
 class Budget(_message.Message):
     __slots__ = ("columns_max", "columns_after")
