@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import json
 import os
 import random
 import signal
@@ -35,7 +36,7 @@ from protos.chunks import cut, digest_of
 from protos.fedshare.v1 import federation_pb2 as pb
 from protos.fedshare.v1.federation_pb2_grpc import FederationStub
 from share_algo import Adapter, Basis, Factors, append
-from share_algo.codec import decode_basis, encode_update
+from share_algo.codec import decode_basis, decode_block, encode_update, metadata_of
 from share_algo.types import NO_TENSORS
 from workers.client import Client
 
@@ -352,8 +353,8 @@ def _parts(header: pb.UpdateHeader, chunks: Iterator[bytes] | bytes) -> Iterator
 
 
 def dense(manifest: pb.Manifest, blobs: Mapping[str, bytes], task: str) -> dict[str, np.ndarray]:
-    """dW of every module of one task, read from the blobs with numpy alone."""
-    blocks = [safetensors.numpy.load(blobs[ref.digest]) for ref in manifest.blocks]
+    """dW of every module of one task, read from the blobs with numpy alone (but columns that are derived)."""
+    blocks = [columns_of(blobs[ref.digest]) for ref in manifest.blocks]
     [entry] = [safetensors.numpy.load(blobs[ref.entry.digest]) for ref in manifest.tasks if ref.task == task]
     found = {}
     for name in (key.removeprefix("P/") for key in entry if key.startswith("P/")):
@@ -366,9 +367,17 @@ def dense(manifest: pb.Manifest, blobs: Mapping[str, bytes], task: str) -> dict[
     return found
 
 
+def columns_of(blob: bytes) -> dict[str, np.ndarray]:
+    """A block's columns by side and module. Those that are derived are not in it, and are derived here."""
+    if "derived" not in json.loads(metadata_of(blob).get("share_algo", "{}")):
+        return safetensors.numpy.load(blob)
+    sides = {m: {"out": d.out_NK, "in": d.in_DL} for m, d in decode_block(blob).items()}
+    return {f"{side}/{m}": columns.numpy() for m, both in sides.items() for side, columns in both.items()}
+
+
 def spans(manifest: pb.Manifest, blobs: Mapping[str, bytes]) -> dict[str, np.ndarray]:
     """The projectors on every module's out and in basis."""
-    blocks = [safetensors.numpy.load(blobs[ref.digest]) for ref in manifest.blocks]
+    blocks = [columns_of(blobs[ref.digest]) for ref in manifest.blocks]
     sides = sorted({key for block in blocks for key in block})
     columns = {
         side: np.concatenate([b[side] for b in blocks if side in b], axis=1).astype(np.float64) for side in sides

@@ -70,8 +70,8 @@ class Contents:
     def _has_columns(self, version: Version) -> None:
         """A projector's trace is how many."""
         columns = {side: round(np.trace(P)) for side, P in self._spans[version.version].items()}
-        said = version.records[-1] if version.records else None
-        for side, wanted in (("out", said.basis_out if said else 0), ("in", said.basis_in if said else 0)):
+        said, start = version.records[-1] if version.records else None, self._here.home.spec.start.columns
+        for side, wanted in (("out", said.basis_out if said else start), ("in", said.basis_in if said else start)):
             found = max((n for name, n in columns.items() if name.startswith(f"{side}/")), default=0)
             assert found == wanted, f"version {version.version} has {found} {side} columns, its record says {wanted}"
 

@@ -239,7 +239,8 @@ class Expected:
         """How many columns it leaves, the contents say; whether it had to, the basis does."""
         made = self._made_for.get(position)
         if made is None:
-            assert not command.size or self.columns <= command.size, f"{self.columns} columns, and nothing to compact"
+            few = not command.size or self.columns <= command.size or not self.versions[-1].tasks
+            assert few, f"{self.columns} columns, and nothing to compact"
             return False
         before = self.versions[-1]
         self._add(Made((*before.path, Step()), before.alive, self._after(before.tasks, Step())))

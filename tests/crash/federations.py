@@ -31,6 +31,8 @@ def draw(rng: Random, target: str) -> pb.FederationSpec:
         spec.budget.columns_after = spec.budget.columns_max - 1
     if rng.random() < 0.25:
         spec.versions_kept = rng.randint(1, 3)
+    if rng.random() < 0.25:
+        spec.start.kind, spec.start.columns = pb.START_KIND_SEED, rng.randint(1, 2)
     return spec
 
 
