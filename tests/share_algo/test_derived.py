@@ -1,7 +1,9 @@
 """Directions that are derived, and directions learned inside them."""
 
+import hashlib
 import json
 
+import numpy as np
 import pytest
 import torch
 from algebra_samples import relative_error
@@ -45,6 +47,15 @@ def test_everybody_derives_the_same_orthonormal_columns():
         assert torch.equal(one[module].out_NK, two[module].out_NK) and torch.equal(one[module].in_DL, two[module].in_DL)
         assert not torch.allclose(one[module].out_NK, other[module].out_NK)
         assert torch.allclose(one[module].in_DL.T @ one[module].in_DL, torch.eye(24), atol=1e-6)
+
+
+def test_another_lapack_derives_the_same_columns_to_rounding():
+    """numpy and torch bring one of their own each; so far apart are two machines that derive the same block."""
+    columns = derived_block({"a": (96, 64)}, COLUMNS, 7)["a"]
+    for side, height, found in (("out", 96, columns.out_NK), ("in", 64, columns.in_DL)):
+        seed = np.frombuffer(hashlib.sha256(f"7/a/{side}".encode()).digest(), dtype=np.uint32)
+        normal = torch.from_numpy(np.random.RandomState(seed).standard_normal((height, COLUMNS)))
+        assert torch.allclose(torch.linalg.qr(normal).Q.float(), found, rtol=0, atol=1e-6)
 
 
 def test_a_derived_block_costs_a_few_bytes_and_comes_back_bitwise():

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from learning import SAME
-from parts import Coordinator, Walk, federation_text, one_sentence, order, small_home
+from parts import Coordinator, Walk, federation_text, fedshare, one_sentence, order, small_home
 from safetensors.torch import load_file, save_file
 
 from fedshare.federation_file import read_federation_file
@@ -94,7 +94,7 @@ def test_a_coordinator_without_the_base_model_it_began_with_does_not_start(
     again = ("coordinator", "--home", home, "--port", 0, "--no-lineage")
     changed(other_base, lambda W: W + 1e-3)
     said = f"the base model in {other_base} is not this federation's {other_base}: their weights differ"
-    assert one_sentence(in_process(*again)) == said
+    assert one_sentence(fedshare(*again)) == said
     shutil.rmtree(other_base)
     assert f"the base model {other_base} is not a folder" in one_sentence(in_process(*again))
 
