@@ -65,12 +65,11 @@ def combine(entries: Sequence[TaskEntry], weights: Sequence[float], *, tolerance
     """
     if len(entries) != len(weights) or not entries or not all(math.isfinite(w) for w in weights):
         raise AlgebraError(f"{len(entries)} entries and {len(weights)} weights, which must be finite")
-    first = entries[0]
-    for other in entries[1:]:
-        if odd := sorted(other.coefficients.keys() ^ first.coefficients.keys()):
-            raise AlgebraError(f"{odd[0]}: only some of the contributions have this module")
-    coefficients = {m: _summed([e.coefficients[m] for e in entries], weights, tolerance) for m in first.coefficients}
-    return TaskEntry(coefficients, _mean_head([e.head for e in entries], weights), first.settings)
+    _same_modules([e.coefficients for e in entries])
+    pairs = list(zip(weights, entries, strict=True))
+    parts = {m: [(w, e.coefficients[m]) for w, e in pairs] for m in entries[0].coefficients}
+    coefficients = {m: _summed(each, m, tolerance) for m, each in parts.items()}
+    return TaskEntry(coefficients, _mean_head([e.head for e in entries], weights), entries[0].settings)
 
 
 def mixed(parts: Sequence[tuple[float, Adapter]]) -> Adapter:
@@ -82,11 +81,15 @@ def mixed(parts: Sequence[tuple[float, Adapter]]) -> Adapter:
     first = parts[0][1]
     if len(parts) == 1 and parts[0][0] == 1:
         return first
-    for _, other in parts[1:]:
-        if odd := sorted(other.factors.keys() ^ first.factors.keys()):
-            raise AlgebraError(f"{odd[0]}: only some of the contributions have this module")
+    _same_modules([a.factors for _, a in parts])
     factors = {m: _beside([(w, a.factors[m]) for w, a in parts], m) for m in first.factors}
     return Adapter(factors, _mean_head([_widened(a.head) for _, a in parts], [w for w, _ in parts]), first.settings)
+
+
+def _same_modules(each: Sequence[Mapping[str, object]]) -> None:
+    for other in each:
+        if odd := sorted(other.keys() ^ each[0].keys()):
+            raise AlgebraError(f"{odd[0]}: only some of the contributions have this module")
 
 
 def _beside(parts: Sequence[tuple[float, Factors]], module: str) -> Factors:
@@ -104,16 +107,15 @@ def _widened(head: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def _summed(each: Sequence[Coefficients], weights: Sequence[float], tolerance: float) -> Coefficients:
-    K, L = (max(c.widths[side] for c in each) for side in (0, 1))
-    P_KR = torch.cat([w * _padded(c.P_KR, K) for w, c in zip(weights, each, strict=True)], 1)
-    Q_LR = torch.cat([_padded(c.Q_LR, L) for c in each], 1)
+def _summed(parts: Sequence[tuple[float, Coefficients]], module: str, tolerance: float) -> Coefficients:
+    K, L = (max(c.widths[side] for _, c in parts) for side in (0, 1))
+    whole = _beside([(w, Factors(_padded(c.P_KR, K), _padded(c.Q_LR, L).T, c.layout)) for w, c in parts], module)
     if min(K, L) == 0:
-        return Coefficients(P_KR[:, :1].float(), Q_LR[:, :1].float(), each[0].layout)
-    whole = balanced(Factors(P_KR, Q_LR.T))
+        return Coefficients(whole.B_NR[:, :1].float(), whole.A_RD[:1].T.float(), whole.layout)
+    whole = balanced(whole)
     energy = float(whole.A_RD.square().sum(1).square().sum())
     whole = truncated(whole, max(tolerance, ROUNDING / 4) ** 2 * energy)
-    return Coefficients(whole.B_NR.float(), whole.A_RD.T.float(), each[0].layout)
+    return Coefficients(whole.B_NR.float(), whole.A_RD.T.float(), whole.layout)
 
 
 def _padded(X_KR: Tensor, rows: int) -> Tensor:

@@ -19,6 +19,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from share_algo.errors import AlgebraError
+from share_algo.files import read_bytes
 from share_algo.types import EMBEDDING, LINEAR, Adapter, Factors
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -75,7 +76,7 @@ def read_folder(folder: Path) -> Adapter:
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    blob = _bytes(folder / CONFIG, CONFIG_BYTES_MAX)
+    blob = read_bytes(folder / CONFIG, CONFIG_BYTES_MAX)
     try:
         config = json.loads(blob)
     except (ValueError, RecursionError) as error:
@@ -99,21 +100,12 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
     if not (folder / WEIGHTS).exists() and (folder / "adapter_model.bin").exists():
         raise AlgebraError(f"{folder}: adapter_model.bin is a pickle, which is never read; save it as safetensors")
     try:
-        tensors = load(_bytes(folder / WEIGHTS))
+        tensors = load(read_bytes(folder / WEIGHTS))
     except (SafetensorError, ValueError, KeyError) as error:
         raise AlgebraError(f"{folder / WEIGHTS}: not whole safetensors: {error}") from None
     if len(tensors) > TENSORS_MAX:
         raise AlgebraError(f"{folder / WEIGHTS}: {len(tensors)} tensors; at most {TENSORS_MAX} are read")
     return tensors
-
-
-def _bytes(path: Path, at_most: int | None = None) -> bytes:
-    try:
-        if at_most is not None and path.stat().st_size > at_most:
-            raise AlgebraError(f"{path}: more than {at_most} bytes")
-        return path.read_bytes()
-    except OSError as error:
-        raise AlgebraError(f"{path}: {error.strerror}") from None
 
 
 def _without_prefix(key: str) -> str:

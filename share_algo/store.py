@@ -26,6 +26,7 @@ from safetensors.torch import load, save
 from share_algo.certificate import Certificate
 from share_algo.codec import decode_block, decode_entry, encode_block, encode_entry, metadata_of
 from share_algo.errors import AlgebraError
+from share_algo.files import read_bytes
 from share_algo.forms import FORMS, in_form
 from share_algo.names import check_task_name
 from share_algo.subspace import FLOAT32, Subspace
@@ -56,11 +57,11 @@ def save_subspace(subspace: Subspace, folder: Path) -> None:
 def load_subspace(folder: Path) -> Subspace:
     """What the index names, every digest checked. AlgebraError names the file or task and the reason."""
     while True:
-        blob = _bytes(folder / INDEX, INDEX_BYTES_MAX)
+        blob = read_bytes(folder / INDEX, INDEX_BYTES_MAX)
         try:
             return _read(_index(folder, blob), folder)
         except FileNotFoundError as error:  # a writer replaced the index meanwhile, or the blob is really gone
-            if _bytes(folder / INDEX, INDEX_BYTES_MAX) == blob:
+            if read_bytes(folder / INDEX, INDEX_BYTES_MAX) == blob:
                 raise AlgebraError(f"{error.filename}: the index names this file, but it is missing") from None
 
 
@@ -159,12 +160,3 @@ def _locked(folder: Path) -> Iterator[None]:
     with open(folder / LOCK, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-def _bytes(path: Path, at_most: int) -> bytes:
-    try:
-        if path.stat().st_size > at_most:
-            raise AlgebraError(f"{path}: more than {at_most} bytes")
-        return path.read_bytes()
-    except OSError as error:
-        raise AlgebraError(f"{path}: {error.strerror}") from None
