@@ -129,7 +129,7 @@ class Core(RuleBasedStateMachine):
     def forget(self, task: str) -> None:
         """As if its updates had never come: the same subspace as one that never saw them."""
         left = [arrived for arrived in self.versions[-1].alive if arrived.task != task]
-        rebuilt = rebuild([(arrived,) for arrived in left], SPEC)
+        rebuilt = rebuild([(arrived,) for arrived in left], SPEC, State())
         assert task not in rebuilt.tasks
         self._publish(Kept(rebuilt.basis, {t: x.entry for t, x in rebuilt.tasks.items()}, tuple(left)))
         taught = [self.sent[arrived.update_id] for arrived in left]
