@@ -38,7 +38,7 @@ class History:
     def arrived(self, position: Position, staleness: int) -> Arrived:
         """One journaled update. Raises Refused where its base is gone, CoordinatorError for a damaged blob."""
         s = position.submission
-        digest, _ = position.stand_in or (s.digest, 0)
+        stand_in = position.stand_in
         return Arrived(
             position=position.position,
             update_id=s.update_id,
@@ -46,12 +46,13 @@ class History:
             task=s.task,
             base_version=s.base_version,
             staleness=staleness,
-            base=Basis() if position.stand_in else self.bases.behind(s.base_version),
-            update=decode_update(self.blobs.get(digest)),
+            base=Basis() if stand_in else self.bases.behind(s.base_version),
+            update=decode_update(self.blobs.get(stand_in.blob.digest if stand_in else s.digest)),
             nbytes=s.nbytes,
             labels=s.labels,
             metrics=s.metrics,
-            begun=None if position.stand_in else self._begun(s),
+            begun=None if stand_in else self._begun(s),
+            norm_sent=stand_in.norm if stand_in else None,
         )
 
     def learned(self, version: Version, task: str) -> Learned | None:

@@ -14,6 +14,7 @@ from google.protobuf import json_format
 from sqlalchemy import Connection, Engine, Row, bindparam, func, insert, or_, select
 
 from coordinator.admit import base_is_gone
+from coordinator.draft import BlobName, StandIn
 from coordinator.errors import Refused
 from coordinator.members import incarnations, must_be_current
 from coordinator.tables import commands, gone, journal, restated, verdicts, writer
@@ -53,13 +54,13 @@ class Submission:
 
 @dataclass(frozen=True)
 class Position:
-    """A submission and its place in the journal. stand_in: (digest, bytes) of the same update for version 0."""
+    """A submission and its place in the journal. stand_in: the same update for version 0."""
 
     position: int
     submission: Submission
     received_at: float
     command: CommandRequest | None = None
-    stand_in: tuple[str, int] | None = None
+    stand_in: StandIn | None = None
 
 
 @dataclass(frozen=True)
@@ -282,7 +283,7 @@ def must_be_here(gone_versions: Mapping[int, str], base_version: int) -> None:
 def _decisions():
     columns = (
         *(verdicts.c.outcome, verdicts.c.version, verdicts.c.reason, verdicts.c.decided_at),
-        *(commands.c.request, restated.c.digest.label("stand_in"), restated.c.nbytes.label("stand_in_nbytes")),
+        *(commands.c.request, *(column.label(f"stand_in_{column.name}") for column in restated.c)),
     )
     return select(journal, *columns).select_from(_joined())
 
@@ -302,7 +303,9 @@ _NEWEST = select(func.coalesce(func.max(journal.c.position), 0))
 def _position(row: Row) -> Position:
     fields = {name: getattr(row, name) for name in Submission.__dataclass_fields__}
     command = json_format.Parse(row.request, CommandRequest()) if row.request else None
-    stand_in = (row.stand_in, row.stand_in_nbytes) if row.stand_in else None
+    stand_in = None
+    if row.stand_in_digest:
+        stand_in = StandIn(BlobName(row.stand_in_digest, row.stand_in_nbytes), row.stand_in_norm)
     return Position(row.position, Submission(**fields), row.received_at, command, stand_in)
 
 

@@ -7,6 +7,7 @@ to be merged, or may be merged again, does not need them: where it did, a stand-
 from __future__ import annotations
 
 from bisect import bisect_left
+from dataclasses import asdict
 
 from sqlalchemy import Connection, delete, func, insert, select
 
@@ -27,8 +28,9 @@ def let_go(connection: Connection, letting_go: LettingGo) -> None:
         raise Overtaken
     connection.execute(delete(cursors).where(cursors.c.name == SWEEP_WANTED))
     connection.execute(insert(cursors).values(name=SWEEP_WANTED, position=1))
-    for position, blob in letting_go.stand_ins.items():
-        connection.execute(insert(restated).values(position=position, digest=blob.digest, nbytes=blob.nbytes))
+    for position, stand_in in letting_go.stand_ins.items():
+        named = {**asdict(stand_in.blob), "norm": stand_in.norm}
+        connection.execute(insert(restated).values(position=position, **named))
     if letting_go.versions:
         rows = [{"version": number, "why": letting_go.why} for number in sorted(letting_go.versions)]
         connection.execute(insert(gone), rows)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 from coordinator.catalog import Outline, Version
-from coordinator.draft import BlobName, Draft, LettingGo
+from coordinator.draft import Draft, LettingGo, StandIn
 from coordinator.errors import CoordinatorError
 from coordinator.history import History
 from coordinator.journal import Position
@@ -57,11 +57,11 @@ def _widest(outlines: Iterable[Outline]) -> dict[int, int]:
     return widest
 
 
-def _restated(history: History, position: Position) -> BlobName:
+def _restated(history: History, position: Position) -> StandIn:
     """The same update, made for version 0: whole, so that no other version is needed to read it.
 
     Where the task's policy counts differences, that is the difference: in version 0 there was no task.
     """
     arrived = history.arrived(position, staleness=0)
     whole = append(Basis(), mixed(arrived.difference(1.0)), tolerance=0.0)
-    return put(history, encode_update(whole.update))
+    return StandIn(put(history, encode_update(whole.update)), arrived.norm)

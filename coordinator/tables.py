@@ -102,6 +102,7 @@ restated = Table(
     Column("position", ForeignKey("journal.position"), primary_key=True),
     Column("digest", Text, nullable=False),  # the same update, made for version 0
     Column("nbytes", Number, nullable=False),
+    Column("norm", Float),  # ||dW|| of what was sent; NULL where an older release stated it anew
 )
 versions = Table(
     "versions",

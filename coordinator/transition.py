@@ -57,6 +57,7 @@ class Arrived:
     """One update from the journal. base: the basis that it is made for. staleness: versions since its base version.
 
     begun: what the task was in the base version, where its policy counts differences; None: it was not there.
+    norm_sent: ||dW||, where `update` stands in for what was sent, and may be a difference; None: of `update`.
     """
 
     position: int
@@ -71,11 +72,17 @@ class Arrived:
     labels: Sequence[str]
     metrics: Mapping[str, float]
     begun: TaskEntry | None = None
+    norm_sent: float | None = None
 
     @cached_property
     def adapter(self) -> Adapter:
         """What was sent. Raises AlgebraError where the update does not fit its base."""
         return lift(self.update, self.base)
+
+    @cached_property
+    def norm(self) -> float:
+        """||dW|| of what was sent."""
+        return whole_norm(self.adapter) if self.norm_sent is None else self.norm_sent
 
     def difference(self, weight: float) -> list[tuple[float, Adapter]]:
         """Of what was sent from what it began with, as parts of a sum, times `weight`."""
@@ -195,7 +202,7 @@ def _record(arrived: Arrived, weight: float, appended: Appended, rank: int) -> R
         bytes_lora=_bytes_as_lora(arrived.adapter, rank),
         metrics=dict(arrived.metrics),
         weight=weight,
-        norm=whole_norm(arrived.adapter),
+        norm=arrived.norm,
     )
 
 
