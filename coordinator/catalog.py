@@ -120,11 +120,15 @@ class Catalog:
         return found[0] if found else None
 
     def _entries(self, version: int, *of: ColumnElement[bool]) -> list[TaskBlob]:
-        until = or_(entries.c.version_until.is_(None), entries.c.version_until > version)
-        query = select(entries).where(and_(entries.c.version_from <= version, until, *of)).order_by(entries.c.task)
+        here = and_(entries.c.version_from <= version, _lasts_until(version), *of)
         with self._engine.connect() as connection:
-            rows = connection.execute(query).all()
-        return [TaskBlob(r.task, r.version_from, _kept(r)) for r in rows]
+            return list(map(_task_blob, connection.execute(select(entries).where(here).order_by(entries.c.task))))
+
+    def entries_since(self, version: int) -> list[tuple[TaskBlob, int | None]]:
+        """(entry, version that it ended with) of all that belong to this version or to later ones."""
+        query = select(entries).where(_lasts_until(version))
+        with self._engine.connect() as connection:
+            return [(_task_blob(row), row.version_until) for row in connection.execute(query)]
 
     def norms(self, limit: int) -> list[float]:
         """Of dW of the updates that were merged last, oldest first."""
@@ -227,6 +231,14 @@ def _change_entries(
 
 
 _LARGEST = select(func.coalesce(func.max(entries.c.error / entries.c.norm), 0.0)).where(entries.c.norm > 0)
+
+
+def _lasts_until(version: int) -> ColumnElement[bool]:
+    return or_(entries.c.version_until.is_(None), entries.c.version_until > version)
+
+
+def _task_blob(row: Row) -> TaskBlob:
+    return TaskBlob(row.task, row.version_from, _kept(row))
 
 
 def _kept(row: Row) -> Kept:

@@ -12,7 +12,7 @@ from coordinator.bases import Bases
 from coordinator.blobs import Blobs
 from coordinator.catalog import Catalog, Version
 from coordinator.draft import Kept
-from coordinator.journal import Journal, Position, Submission
+from coordinator.journal import Journal, Position, ReadAhead, Submission
 from coordinator.rebuild import Event
 from coordinator.transition import Arrived, Learned, Record, State
 from protos.fedshare.v1 import federation_pb2 as pb
@@ -62,18 +62,20 @@ class History:
 
     def events(self, version: int, without: Collection[int] = ()) -> Iterator[Event]:
         """What `version` was made of, step by step: updates as they were merged first, compactions between."""
-        alive = self.journal.alive_at(version) - set(without)
+        alive, journaled = self.journal.alive_at(version) - set(without), ReadAhead(self.journal)
         for made in self._path(version):
-            yield from self.events_in(made, alive)
+            yield from self.events_in(made, journaled, alive)
 
-    def events_in(self, version: Version, alive: Collection[int] | None = None) -> Iterator[Event]:
+    def events_in(
+        self, version: Version, journaled: ReadAhead, alive: Collection[int] | None = None
+    ) -> Iterator[Event]:
         """What a merge or a compaction added to its parent; with `alive` only the updates at these positions."""
         if kind_of(version) == pb.VERSION_KIND_COMPACT:
             yield self._command(version).compact
         merged = [r for r in version.records if r.kind == pb.VERSION_KIND_MERGE]
         kept = [r for r in merged if alive is None or r.position in alive]
         for _, group in groupby(kept, self._step):
-            yield tuple(self.arrived(self.journal.at(r.position), r.staleness) for r in group)
+            yield tuple(self.arrived(journaled.at(r.position), r.staleness) for r in group)
 
     def target(self, rollback: Version) -> int:
         """The version that a rollback went back to."""

@@ -239,6 +239,19 @@ class Journal:
         return [(_position(row), _decision(row)) for row in rows]
 
 
+class ReadAhead:
+    """Entries for whoever goes through all of them, about in order: some hundred are read at a time, not one."""
+
+    def __init__(self, journal: Journal):
+        self._journal, self._read = journal, dict[int, Position]()
+
+    def at(self, position: int) -> Position:
+        """As it was when it, or one some hundred before it, was asked for."""
+        if position not in self._read:
+            self._read = {found.position: found for found, _ in self._journal.entries(position, ENTRIES_AT_ONCE)}
+        return self._read[position]
+
+
 class _Known:
     """What the journal, the members and the versions say about some submissions, read at once, in one transaction."""
 

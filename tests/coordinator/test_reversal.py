@@ -30,7 +30,7 @@ from coordinator.home import open_home
 from coordinator.tables import entries, writer
 from protos.fedshare.v1 import federation_pb2 as pb
 from share_algo import Basis
-from workers.errors import Refusal
+from workers.errors import Refusal, WorkerError
 
 
 @pytest.fixture
@@ -279,6 +279,18 @@ def test_replay_finds_a_task_that_is_not_what_the_journal_says(learning: Learnin
     learning.coordinator.start()
     reply = learning.replay()
     assert (reply.task.where, reply.task.version) == ("b", 4) and reply.task.value > 0.1
+
+
+@pytest.mark.parametrize("change", [{"version_until": 4}, {"version_from": 4}])
+def test_replay_says_in_which_version_the_store_has_another_task(learning: Learning, change: dict[str, int]):
+    """c came with version 3, and is still there."""
+    assert learning.coordinator.stop() == 0
+    with open_home(learning.coordinator.home) as home, writer(home.engine).begin() as connection:
+        connection.execute(update(entries).where(entries.c.task == "c").values(**change))
+    learning.coordinator.start()
+    odd = 4 if "version_until" in change else 3
+    with pytest.raises(WorkerError, match=f"version {odd}: the journal and the store differ in the task c"):
+        learning.replay()
 
 
 def test_replay_finds_a_basis_that_is_not_what_the_journal_says(learning: Learning):
