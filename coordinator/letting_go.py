@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from dataclasses import asdict
 
-from sqlalchemy import Connection, delete, func, insert, select
+from sqlalchemy import Connection, bindparam, delete, func, insert, select
 
 from coordinator.draft import LettingGo
 from coordinator.tables import blocks, cursors, entries, gone, journal, restated, versions
@@ -51,8 +51,12 @@ def _unname_entries(connection: Connection) -> None:
     """An entry that is still valid belongs to the head, which can be read."""
     query = select(versions.c.version).where(versions.c.version.not_in(select(gone.c.version)))
     readable = connection.execute(query.order_by(versions.c.version)).scalars().all()
-    e = entries.c
+    e, unused = entries.c, []
     for row in connection.execute(select(e.version_from, e.task, e.version_until).where(e.version_until.is_not(None))):
         first = bisect_left(readable, row.version_from)
         if first == len(readable) or readable[first] >= row.version_until:
-            connection.execute(delete(entries).where(e.version_from == row.version_from, e.task == row.task))
+            unused.append({"since": row.version_from, "of": row.task})
+    if unused:
+        connection.execute(
+            delete(entries).where(e.version_from == bindparam("since"), e.task == bindparam("of")), unused
+        )
