@@ -146,8 +146,7 @@ class Catalog:
             _insert_version(connection, version, draft.position)
             for ordinal, block in enumerate(draft.blocks, kept):
                 connection.execute(insert(blocks).values(generation=generation, ordinal=ordinal, **asdict(block)))
-            for ruling in draft.first:
-                decide(connection, ruling.by(number), at)
+            decide(connection, [ruling.by(number) for ruling in draft.first], at)
             for ruling in draft.later:
                 overrule(connection, ruling.by(number), at)
             if draft.erasure:
@@ -159,8 +158,7 @@ class Catalog:
     def settle(self, draft: Draft, at: float) -> None:
         """What changes without a new version, durable when this returns: verdicts, and which versions can be read."""
         with self._writer.begin() as connection:
-            for ruling in draft.first:
-                decide(connection, ruling, at)
+            decide(connection, draft.first, at)
             for ruling in draft.later:
                 overrule(connection, ruling, at)
             if draft.letting_go:

@@ -273,7 +273,7 @@ def journal_blob(home: Home, blob: bytes, **changes: Any) -> pb.UpdateHeader:
 
 def receiver_of(home: Home) -> Receiver:
     history = history_of(home)
-    return Receiver(home.spec, history.journal, history.bases, home.blobs, lambda: None)
+    return Receiver(home.spec, history.journal, history.bases, home.blobs, lambda _: None)
 
 
 def history_of(home: Home) -> History:
