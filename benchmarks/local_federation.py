@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from coordinator.start import start_block
 from protos.fedshare.v1 import federation_pb2 as pb
-from share_algo import Adapter, Subspace, lift, merge
+from share_algo import Adapter, Basis, Subspace, lift, merge
 from share_algo.codec import decode_update
 from share_algo.training import attach
 from workers.base_model import BaseModel
@@ -18,6 +19,7 @@ from workers.evaluate import accuracy, logits_of
 from workers.fit import fit
 from workers.tasks import TaskData
 from workers.train import lora_model
+from workers.weights import weights_for
 
 Tell = Callable[[str, float], None]
 
@@ -38,11 +40,12 @@ def federate(
 ) -> Local:
     """Fit and merge the tasks in the order given."""
     tasks = list(tasks)
-    versions, sent, learned = [Subspace.empty()], {}, {}
+    versions, sent, learned = [_version_0(base, spec)], {}, {}
     for number, task in enumerate(tasks):
-        basis = versions[max(0, number + 1 - at_once)].basis
-        blob = fit(base, spec, basis, task).blob
-        adapter = lift(decode_update(blob), basis)
+        seen = versions[max(0, number + 1 - at_once)]
+        newest = list(seen.tasks)[-spec.recipe.warm_starts :] if spec.recipe.warm_starts else []
+        blob = fit(base, spec, seen.basis, task, known={name: seen.entry(name) for name in newest}).blob
+        adapter = lift(decode_update(blob), seen.basis)
         sent[task.name], learned[task.name] = blob, _accuracy(base, spec, task, adapter)
         versions.append(merge(versions[-1], task.name, adapter, tolerance=spec.tolerance).subspace)
         tell(task.name, learned[task.name])
@@ -50,6 +53,11 @@ def federate(
     at_end = {task.name: _accuracy(base, spec, task, head.adapter(task.name)) for task in tasks}
     forgotten = max(learned[name] - at_end[name] for name in learned)
     return Local(at_end, forgotten, sent, head.nbytes(coefficients_only=True), head.nbytes())
+
+
+def _version_0(base: BaseModel, spec: pb.FederationSpec) -> Subspace:
+    start = start_block(spec, weights_for(spec, base))
+    return Subspace(Basis((start,))) if start else Subspace.empty()
 
 
 def _accuracy(base: BaseModel, spec: pb.FederationSpec, task: TaskData, adapter: Adapter) -> float:

@@ -5,6 +5,7 @@ local        the same functions in one process (local_federation.py), for furthe
 lora         one plain LoRA per task (each of the learning rates given; the best mean counts)
 
 python -m benchmarks.real_tasks --data DIR [--tasks a,b] [--methods lora] [--seed 1] [--out FILE]
+    [--start seed] [--columns 64] [--warm-starts 0] [--epochs 6.6]    of `local` and `lora` only
 Other controls are in controls.py.
 """
 
@@ -47,8 +48,7 @@ def main() -> None:
     options = _options()
     torch.set_num_threads(options.threads)
     console = Console(stderr=True)
-    file = read_federation_file(FILE).model_copy(update={"seed": options.seed})
-    file = with_sources(file, FILE.parent, options.data, options.tasks)
+    file = with_sources(_changed(read_federation_file(FILE), options), FILE.parent, options.data, options.tasks)
     results: dict[str, dict[str, float]] = {}
     if "federation" in options.methods:
         results["federation"] = _federation(options.data, options.tasks, options.home)
@@ -73,11 +73,24 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--tasks", default="")
     parser.add_argument("--methods", default="federation,lora")
     parser.add_argument("--rates", type=_rates, default=LORA_RATES, help="LoRA's, separated by commas")
+    parser.add_argument("--start", default="weights", choices=["weights", "seed", "empty"])
+    parser.add_argument("--columns", type=int, help="of a derived start")
+    parser.add_argument("--warm-starts", type=int)
+    parser.add_argument("--epochs", type=float)
     parser.add_argument("--seed", type=int, default=0, help="of all but `federation`, which is the file's")
     parser.add_argument("--home", default="real-home", help="of the federation; must be new")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", default="real_tasks.json")
     return parser.parse_args()
+
+
+def _changed(file: FederationFile, options: argparse.Namespace) -> FederationFile:
+    """With what the options say instead."""
+    said = file.model_dump(exclude_unset=True) | {"seed": options.seed}
+    said["subspace"] = {"start": options.start, "start_columns": options.columns, **said.get("subspace", {})}
+    changes = {"epochs": options.epochs, "warm_starts": options.warm_starts}
+    said["recipe"] = {**said.get("recipe", {}), **{k: v for k, v in changes.items() if v is not None}}
+    return FederationFile.model_validate(said)
 
 
 def _rates(said: str) -> tuple[float, ...]:

@@ -45,6 +45,7 @@ from share_algo.codec import encode_update
 
 SHAPES = {"encoder.a": (12, 10), "encoder.b": (8, 16)}
 START_SECONDS_MAX = 60.0
+EMPTY = Basis()
 
 
 @dataclass(frozen=True)
@@ -203,14 +204,15 @@ def small_spec() -> pb.FederationSpec:
     return pb.FederationSpec(name="receipts", base=base, modules=modules, rank=4, tolerance=1e-5)
 
 
-def blob_of(spec: pb.FederationSpec) -> bytes:
+def blob_of(spec: pb.FederationSpec, basis: Basis = EMPTY, times: float = 1.0) -> bytes:
+    """An update that is so loud, made for this basis; always of the same columns."""
     g = torch.Generator().manual_seed(0)
     factors = {
-        m.name: Factors(torch.randn(m.out_features, 2, generator=g), torch.randn(2, m.in_features, generator=g))
+        m.name: Factors(times * torch.randn(m.out_features, 2, generator=g), torch.randn(2, m.in_features, generator=g))
         for m in spec.modules
     }
     adapter = Adapter(factors, {"classifier.weight": torch.randn(2, 6, generator=g)})
-    return encode_update(append(Basis(), adapter, tolerance=spec.tolerance).update)
+    return encode_update(append(basis, adapter, tolerance=spec.tolerance).update)
 
 
 def _options() -> argparse.Namespace:

@@ -30,7 +30,7 @@ def commits(folder: Path, rows: int, blob: bytes = b"") -> float:
     for n in range(1, rows + 1):
         if blob:
             _keep(folder, str(n), blob)
-        row = (n, uuid.uuid4().hex, "worker", 1, f"task-{n}", 0, "0" * 64, 1120, '["no", "yes"]', "{}", time.time())
+        row = (n, uuid.uuid4().hex, "worker", 1, f"task-{n}", 0, "0" * 64, 1120, '["no", "yes"]', "{}", time.time(), "")
         database.execute(insert, row)
     return rows / (time.perf_counter() - began)
 

@@ -18,18 +18,14 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.receipts import blob_of, coordinator, header_of, small_spec
-from coordinator.catalog import Catalog
-from coordinator.draft import BlobName, Draft, Kept
+from coordinator.batch import Batch
 from coordinator.history import History
 from coordinator.home import open_home
 from coordinator.integrate import Integrator
-from coordinator.journal import Journal
 from coordinator.members import Members
 from coordinator.receive import submission
-from coordinator.transition import Record
-from coordinator.verdicts import Ruling
-from protos.fedshare.v1 import federation_pb2 as pb
-from share_algo import Certificate
+from coordinator.transition import State
+from share_algo import Basis
 
 SHORT = 10
 
@@ -39,31 +35,30 @@ def main() -> None:
     table = Table("journaled updates", "reading the head, ms", "to the first answer, s", title="median")
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         for updates in (SHORT, options.updates):
-            home = _home(Path(folder) / str(updates), updates)
+            home = home_with(Path(folder) / str(updates), updates, updates)
             head, serving = (median(f(home) for _ in range(options.rounds)) for f in (_head, _serving))
             table.add_row(f"{updates:,}", f"{1000 * head:.1f}", f"{serving:.2f}")
     Console().print(table)
 
 
-def _home(folder: Path, updates: int) -> Path:
-    """So many updates are journaled and merged, each for a task of its own; all are the same function."""
+def home_with(folder: Path, updates: int, tasks: int) -> Path:
+    """So many updates, no two equal, are journaled and merged: each made for the version before, into the next one."""
     with open_home(folder, small_spec()) as home:
-        catalog, journal = Catalog(home.engine), Journal(home.engine)
+        history = History.of(home.spec, home.engine, home.blobs)
+        catalog, journal = history.catalog, history.journal
         catalog.ensure_root(home.spec.federation_id, time.time())
         Members(home.engine).join("worker", "task", time.time())
-        blob = blob_of(home.spec)
-        name, head = BlobName(home.blobs.put(blob), len(blob)), catalog.head()
-        for n in range(1, updates + 1):
-            header = header_of(home.spec, "worker", f"task-{n}", blob)
+        head, basis = catalog.head(), Basis()
+        for n in range(updates):
+            blob = blob_of(home.spec, basis, 1 + n / updates)
+            header = header_of(home.spec, "worker", f"task-{n % tasks}", blob)
+            header.base_version = head.version
+            home.blobs.put(blob)
             journal.append(submission(header), time.time())
-            draft = Draft(
-                position=n,
-                records=(Record(n, header.task, "worker", header.update_id),),
-                blocks=(name,) if n == 1 else (),
-                entries={header.task: Kept(name, list(header.labels), Certificate(1.0, 0.0))},
-                first=(Ruling(n, pb.OUTCOME_MERGED),),
-            )
-            head = catalog.publish(head, draft, time.time())
+            batch = Batch(history, head, State(basis), ())
+            head = catalog.publish(head, batch.draft([journal.at(n + 1)]), time.time())
+            basis = batch.state.basis
+            history.bases.remember(head, basis)
     return folder
 
 

@@ -83,6 +83,8 @@ def header(spec: pb.FederationSpec, header: pb.UpdateHeader) -> None:
         raise Refused(pb.OUTCOME_REFUSED_MALFORMED, "update_id must have 32 hex digits and digest 64")
     name("worker", header.worker)
     name("task", header.task)
+    if header.warm_start:
+        name("warm_start", header.warm_start)
     federation(spec, header.federation_id)
     base_model(spec, header.base_fingerprint)
     metrics(header.metrics)

@@ -42,7 +42,7 @@ class Bases:
 
     def behind(self, number: int) -> Basis:
         """The same for a version that may be gone: its basis stays as long as a journaled update needs it."""
-        return self.at(self._existing(number))
+        return self.at(self._known(number))
 
     def _must_be_readable(self, number: int) -> None:
         if why := self._existing(number).gone:

@@ -27,7 +27,6 @@ from coordinator.whole import kept, put
 from protos.fedshare.v1 import federation_pb2 as pb
 from protos.policy import gathers, policy_of, replaces
 from share_algo import AlgebraError, Block
-from share_algo.canonical import whole_norm
 from share_algo.codec import encode_block
 
 log = logging.getLogger(__name__)
@@ -112,7 +111,7 @@ class Batch:
 
     def _look(self, position: Position) -> None:
         arrived = self._arrived(position)
-        if reason := unlike(whole_norm(arrived.adapter), self.norms, self._spec.quarantine):
+        if reason := unlike(arrived.norm, self.norms, self._spec.quarantine):
             self._rule(position, pb.OUTCOME_QUARANTINED, reason)
         else:
             self._take(position, arrived)

@@ -121,11 +121,15 @@ class Catalog:
         return found[0] if found else None
 
     def _entries(self, version: int, *of: ColumnElement[bool]) -> list[TaskBlob]:
-        until = or_(entries.c.version_until.is_(None), entries.c.version_until > version)
-        query = select(entries).where(and_(entries.c.version_from <= version, until, *of)).order_by(entries.c.task)
+        here = and_(entries.c.version_from <= version, _lasts_until(version), *of)
         with self._engine.connect() as connection:
-            rows = connection.execute(query).all()
-        return [TaskBlob(r.task, r.version_from, _kept(r)) for r in rows]
+            return list(map(_task_blob, connection.execute(select(entries).where(here).order_by(entries.c.task))))
+
+    def entries_since(self, version: int) -> list[tuple[TaskBlob, int | None]]:
+        """(entry, version that it ended with) of all that belong to this version or to later ones."""
+        query = select(entries).where(_lasts_until(version))
+        with self._engine.connect() as connection:
+            return [(_task_blob(row), row.version_until) for row in connection.execute(query)]
 
     def norms(self, limit: int) -> list[float]:
         """Of dW of the updates that were merged last, oldest first."""
@@ -146,8 +150,7 @@ class Catalog:
                               _digest_of(parent, draft), at, records)  # fmt: skip
             _insert_version(connection, version, draft.position)
             _insert_blocks(connection, generation, kept, draft.blocks)
-            for ruling in draft.first:
-                decide(connection, ruling.by(number), at)
+            decide(connection, [ruling.by(number) for ruling in draft.first], at)
             for ruling in draft.later:
                 overrule(connection, ruling.by(number), at)
             if draft.erasure:
@@ -159,8 +162,7 @@ class Catalog:
     def settle(self, draft: Draft, at: float) -> None:
         """What changes without a new version, durable when this returns: verdicts, and which versions can be read."""
         with self._writer.begin() as connection:
-            for ruling in draft.first:
-                decide(connection, ruling, at)
+            decide(connection, draft.first, at)
             for ruling in draft.later:
                 overrule(connection, ruling, at)
             if draft.letting_go:
@@ -232,6 +234,14 @@ def _change_entries(
 
 
 _LARGEST = select(func.coalesce(func.max(entries.c.error / entries.c.norm), 0.0)).where(entries.c.norm > 0)
+
+
+def _lasts_until(version: int) -> ColumnElement[bool]:
+    return or_(entries.c.version_until.is_(None), entries.c.version_until > version)
+
+
+def _task_blob(row: Row) -> TaskBlob:
+    return TaskBlob(row.task, row.version_from, _kept(row))
 
 
 def _kept(row: Row) -> Kept:

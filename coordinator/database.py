@@ -29,6 +29,8 @@ IDLE_SECONDS_MAX = 5.0
 NETWORK_SECONDS_MAX = 10.0
 """After so long without an answer to a packet, either side of a connection to PostgreSQL takes the other for gone."""
 CONNECTIONS_MAX = 40
+_POOL = {"pool_size": CONNECTIONS_MAX, "max_overflow": 0}
+"""One for each thread that may want one: those beyond a pool's size would be opened and closed each time."""
 
 _POSTGRES_SETTINGS = {
     "synchronous_commit": "on",
@@ -50,7 +52,9 @@ _POSTGRES_CONNECTION = {
 def open_sqlite(path: Path) -> Engine:
     """Open or create the file: WAL, every commit is on disk when it returns, what is deleted is overwritten."""
     connect_args = {"timeout": BUSY_SECONDS_MAX}
-    engine = create_engine(f"sqlite:///{path}", connect_args=connect_args, execution_options=_settings())
+    engine = create_engine(
+        f"sqlite:///{path}", connect_args=connect_args, **_POOL, pool_use_lifo=True, execution_options=_settings()
+    )
 
     @event.listens_for(engine, "connect")
     def _on_connect(connection, _record):
@@ -86,8 +90,7 @@ def open_postgres(url: str) -> Engine:
             connect_args=_POSTGRES_CONNECTION,
             isolation_level="REPEATABLE READ",
             pool_pre_ping=True,
-            pool_size=CONNECTIONS_MAX,
-            max_overflow=0,
+            **_POOL,
             execution_options=_settings(isolation_level="READ COMMITTED"),  # the lease's row puts writers in line
         )
     except ImportError:

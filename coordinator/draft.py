@@ -17,6 +17,14 @@ class BlobName:
 
 
 @dataclass(frozen=True)
+class StandIn:
+    """An update stated anew for version 0, maybe as a difference. norm: ||dW|| of what was sent; None: not known."""
+
+    blob: BlobName
+    norm: float | None
+
+
+@dataclass(frozen=True)
 class Kept:
     """What a version holds of a task: coefficients and head, what the head's rows mean, and how true it is."""
 
@@ -35,7 +43,7 @@ class LettingGo:
 
     versions: frozenset[int]
     why: str
-    stand_ins: Mapping[int, BlobName]
+    stand_ins: Mapping[int, StandIn]
     consumed: int
 
 

@@ -14,7 +14,7 @@ from coordinator.bases import Bases
 from coordinator.blobs import Blobs
 from coordinator.catalog import Catalog, Version
 from coordinator.draft import BlobName, Kept
-from coordinator.journal import Journal, Position, Submission
+from coordinator.journal import Journal, Position, ReadAhead, Submission
 from coordinator.rebuild import Event
 from coordinator.start import start_block
 from coordinator.transition import Arrived, Learned, Record, State
@@ -61,7 +61,7 @@ class History:
     def arrived(self, position: Position, staleness: int) -> Arrived:
         """One journaled update. Raises Refused where its base is gone, CoordinatorError for a damaged blob."""
         s = position.submission
-        digest, _ = position.stand_in or (s.digest, 0)
+        stand_in = position.stand_in
         return Arrived(
             position=position.position,
             update_id=s.update_id,
@@ -69,12 +69,14 @@ class History:
             task=s.task,
             base_version=s.base_version,
             staleness=staleness,
-            base=Basis() if position.stand_in else self.bases.behind(s.base_version),
-            update=decode_update(self.blobs.get(digest)),
+            base=Basis() if stand_in else self.bases.behind(s.base_version),
+            update=decode_update(self.blobs.get(stand_in.blob.digest if stand_in else s.digest)),
             nbytes=s.nbytes,
             labels=s.labels,
             metrics=s.metrics,
-            begun=None if position.stand_in else self._begun(s),
+            warm_start=s.warm_start,
+            begun=None if stand_in else self._begun(s),
+            norm_sent=stand_in.norm if stand_in else None,
         )
 
     def learned(self, version: Version, task: str) -> Learned | None:
@@ -84,18 +86,20 @@ class History:
 
     def events(self, version: int, without: Collection[int] = ()) -> Iterator[Event]:
         """What `version` was made of, step by step: updates as they were merged first, compactions between."""
-        alive = self.journal.alive_at(version) - set(without)
+        alive, journaled = self.journal.alive_at(version) - set(without), ReadAhead(self.journal)
         for made in self._path(version):
-            yield from self.events_in(made, alive)
+            yield from self.events_in(made, journaled, alive)
 
-    def events_in(self, version: Version, alive: Collection[int] | None = None) -> Iterator[Event]:
+    def events_in(
+        self, version: Version, journaled: ReadAhead, alive: Collection[int] | None = None
+    ) -> Iterator[Event]:
         """What a merge or a compaction added to its parent; with `alive` only the updates at these positions."""
         if kind_of(version) == pb.VERSION_KIND_COMPACT:
             yield self._command(version).compact
         merged = [r for r in version.records if r.kind == pb.VERSION_KIND_MERGE]
         kept = [r for r in merged if alive is None or r.position in alive]
         for _, group in groupby(kept, self._step):
-            yield tuple(self.arrived(self.journal.at(r.position), r.staleness) for r in group)
+            yield tuple(self.arrived(journaled.at(r.position), r.staleness) for r in group)
 
     def target(self, rollback: Version) -> int:
         """The version that a rollback went back to."""

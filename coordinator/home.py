@@ -133,7 +133,9 @@ def _held_home(place: Place, wanted: FederationSpec | None, engine: Engine, leas
 def _stored_spec(engine: Engine) -> FederationSpec | None:
     with engine.connect() as connection:
         row = connection.execute(select(tables.federation)).one_or_none()
-    return json_format.Parse(row.spec, FederationSpec()) if row else None
+    if row is None:
+        return None
+    return json_format.Parse(row.spec, FederationSpec(), ignore_unknown_fields=True)  # those of older releases
 
 
 def _store_spec(engine: Engine, wanted: FederationSpec) -> FederationSpec:

@@ -78,7 +78,7 @@ class Integrator:
             self._head, self._consumed = newest_sound(history), history.journal.consumed()
             self._waiting = str(error)
             log.error("version %d is served, nothing is merged: %s", self._head.version, error)
-        self._wake, self._woken_at = threading.Event(), 0.0
+        self._wake, self._woken_at, self._newest = threading.Event(), 0.0, history.journal.newest_position()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="integrate")
 
@@ -89,9 +89,9 @@ class Integrator:
     def start(self) -> None:
         self._thread.start()
 
-    def wake(self) -> None:
-        """There is something new in the journal."""
-        self._woken_at = monotonic()
+    def wake(self, position: int) -> None:
+        """There is something new in the journal, up to this position."""
+        self._woken_at, self._newest = monotonic(), max(self._newest, position)
         self._wake.set()
 
     def stop(self) -> None:
@@ -158,7 +158,7 @@ class Integrator:
             sleep(QUIET_SECONDS)
 
     def _has_a_full_batch(self) -> bool:
-        return self._history.journal.newest_position() - self._consumed >= self._batch_max
+        return self._newest - self._consumed >= self._batch_max
 
     def _merge(self, positions: Sequence[Position]) -> None:
         batch = self._batch()

@@ -6,16 +6,16 @@ says. One line appends.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from google.protobuf import json_format
 from sqlalchemy import Connection, Engine, Row, bindparam, func, insert, or_, select
 
 from coordinator.admit import base_is_gone
+from coordinator.draft import BlobName, StandIn
 from coordinator.errors import Refused
-from coordinator.members import incarnations, must_be_current
+from coordinator.members import INCARNATION, must_be_current
 from coordinator.tables import commands, gone, journal, restated, verdicts, writer
 from coordinator.together import Together
 from coordinator.verdicts import alive_at, past_of
@@ -49,17 +49,18 @@ class Submission:
     base_version: int = 0
     labels: Sequence[str] = ()
     metrics: Mapping[str, float] = field(default_factory=dict)
+    warm_start: str = ""
 
 
 @dataclass(frozen=True)
 class Position:
-    """A submission and its place in the journal. stand_in: (digest, bytes) of the same update for version 0."""
+    """A submission and its place in the journal. stand_in: the same update for version 0."""
 
     position: int
     submission: Submission
     received_at: float
     command: CommandRequest | None = None
-    stand_in: tuple[str, int] | None = None
+    stand_in: StandIn | None = None
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Decision:
 class Journal:
     def __init__(self, engine: Engine):
         self._engine, self._writer = engine, writer(engine)
-        self._appended, self._expected = Together(self._append), Together(self._expect)
+        self._appended = Together(self._append)
 
     def append(self, submission: Submission, at: float) -> tuple[Decision, bool]:
         """Durable when it returns: (decision, was it here before). A repeated id changes nothing.
@@ -88,40 +89,33 @@ class Journal:
 
     def expect(self, submission: Submission) -> Decision | None:
         """The decision on an update that is here already; None for a new one. What `append` would refuse is refused."""
-        return self._expected(submission)
+        with self._engine.connect() as connection:
+            return _Seen(connection, submission).expected()
 
     def command(self, request: CommandRequest, at: float) -> tuple[Decision, bool]:
         """The same as `append` for a command."""
         wire = request.SerializeToString(deterministic=True)
         submission = Submission(request.command_id, digest_of(wire), len(wire))
         with self._writer.begin() as connection:
-            known = _Known(connection, [submission])
-            if before := known.here(submission):
+            seen = _Seen(connection, submission)
+            if before := seen.here():
                 return before, True
-            row = known.add(submission, at)
-            connection.execute(insert(journal), [row])
+            added = seen.add(at)
             said = json_format.MessageToJson(request)
-            connection.execute(insert(commands).values(position=row["position"], request=said))
-        return Decision(submission.update_id, row["position"]), False
+            connection.execute(insert(commands).values(position=added.position, request=said))
+        return added, False
 
     def _append(self, arrivals: Sequence[tuple[Submission, float]]) -> list[tuple[Decision, bool] | Refused]:
         results: list[tuple[Decision, bool] | Refused] = []
         with self._writer.begin() as connection:
-            known, rows = _Known(connection, [submission for submission, _ in arrivals]), []
             for submission, at in arrivals:
-                before = known.expect(submission)
-                if before is None:
-                    rows.append(known.add(submission, at))
-                after = before or known.expect(submission)
-                results.append(after if isinstance(after, Refused) else (after, before is not None))  # type: ignore[arg-type]
-            if rows:
-                connection.execute(insert(journal), rows)
+                seen = _Seen(connection, submission)
+                try:
+                    before = seen.expected()
+                    results.append((before or seen.add(at), before is not None))
+                except Refused as refused:
+                    results.append(refused)
         return results
-
-    def _expect(self, submissions: Sequence[Submission]) -> list[Decision | Refused | None]:
-        with self._engine.connect() as connection:
-            known = _Known(connection, submissions)
-        return [known.expect(submission) for submission in submissions]
 
     def after(self, position: int, limit: int) -> list[Position]:
         """The next entries to be consumed, at most `limit`."""
@@ -151,6 +145,14 @@ class Journal:
             return frozenset(
                 connection.execute(select(journal.c.position).where(whose, journal.c.position < before)).scalars()
             )
+
+    def begun_with(self, positions: Collection[int], among: Collection[int]) -> list[str]:
+        """Tasks of updates `among` these that began with the coefficients of a task of those at `positions`."""
+        columns = (journal.c.position, journal.c.task, journal.c.warm_start)
+        with self._engine.connect() as connection:
+            rows = connection.execute(select(*columns).where(journal.c.task != "")).all()
+        tasks = {row.task for row in rows if row.position in positions}
+        return sorted({row.task for row in rows if row.position in among and row.warm_start in tasks} - tasks)
 
     def newest_position(self) -> int:
         with self._engine.connect() as connection:
@@ -238,51 +240,61 @@ class Journal:
         return [(_position(row), _decision(row)) for row in rows]
 
 
-class _Known:
-    """What the journal, the members and the versions say about some submissions, read at once, in one transaction."""
+class ReadAhead:
+    """Entries for whoever goes through all of them, about in order: some hundred are read at a time, not one."""
 
-    def __init__(self, connection: Connection, submissions: Sequence[Submission]):
-        rows = connection.execute(_BY_ID, {"ids": [s.update_id for s in submissions]}).all()
-        self._here = {row.update_id: (row.digest, _decision(row)) for row in rows}
-        self._incarnations = incarnations(connection, {s.worker for s in submissions})
-        self._gone = dict(list(connection.execute(_GONE, {"versions": [s.base_version for s in submissions]})))
-        self._newest = connection.execute(_NEWEST).scalar_one()
+    def __init__(self, journal: Journal):
+        self._journal, self._read = journal, dict[int, Position]()
 
-    def expect(self, submission: Submission) -> Decision | Refused | None:
-        """None: it is new, and may be added."""
-        try:
-            if before := self.here(submission):
-                return before
-            must_be_current(self._incarnations, submission.worker, submission.incarnation)
-            must_be_here(self._gone, submission.base_version)
-        except Refused as refused:
-            return refused
+    def at(self, position: int) -> Position:
+        """As it was when it, or one some hundred before it, was asked for."""
+        if position not in self._read:
+            self._read = {found.position: found for found, _ in self._journal.entries(position, ENTRIES_AT_ONCE)}
+        return self._read[position]
+
+
+class _Seen:
+    """What the journal, the members and the versions say about one submission: one statement of one transaction."""
+
+    def __init__(self, connection: Connection, submission: Submission):
+        self._connection, self._submission = connection, submission
+        of = {"id": submission.update_id, "worker": submission.worker, "version": submission.base_version}
+        self._digest, self._incarnation, self._gone, self._newest = connection.execute(_SEEN, of).one()
+
+    def expected(self) -> Decision | None:
+        """None: it is new, and may be added. Raises Refused."""
+        if before := self.here():
+            return before
+        must_be_current(self._incarnation, self._submission.worker, self._submission.incarnation)
+        must_be_here(self._gone, self._submission.base_version)
         return None
 
-    def here(self, submission: Submission) -> Decision | None:
+    def here(self) -> Decision | None:
         """Raises Refused when its id is another's."""
-        digest, decision = self._here.get(submission.update_id, (submission.digest, None))
-        if digest != submission.digest:
-            raise Refused(OUTCOME_REFUSED_ID_REUSED, f"update {submission.update_id} is here already, with other bytes")
-        return decision
+        update_id, digest = self._submission.update_id, self._digest
+        if digest is None:
+            return None
+        if digest != self._submission.digest:
+            raise Refused(OUTCOME_REFUSED_ID_REUSED, f"update {update_id} is here already, with other bytes")
+        return _decision(self._connection.execute(_BY_ID, {"id": update_id}).one())
 
-    def add(self, submission: Submission, at: float) -> dict[str, Any]:
-        """Its row: the next position is this submission's."""
-        self._newest += 1
-        self._here[submission.update_id] = (submission.digest, Decision(submission.update_id, self._newest))
-        return {**vars(submission), "position": self._newest, "received_at": at}
+    def add(self, at: float) -> Decision:
+        """The one line that appends: the next position is this submission's."""
+        position = self._newest + 1
+        self._connection.execute(_APPEND, {**vars(self._submission), "position": position, "received_at": at})
+        return Decision(self._submission.update_id, position)
 
 
-def must_be_here(gone_versions: Mapping[int, str], base_version: int) -> None:
+def must_be_here(why_gone: str | None, base_version: int) -> None:
     """No update is journaled whose base version nobody can read any more. Raises Refused."""
-    if base_version in gone_versions:
-        base_is_gone(base_version, gone_versions[base_version])
+    if why_gone is not None:
+        base_is_gone(base_version, why_gone)
 
 
 def _decisions():
     columns = (
         *(verdicts.c.outcome, verdicts.c.version, verdicts.c.reason, verdicts.c.decided_at),
-        *(commands.c.request, restated.c.digest.label("stand_in"), restated.c.nbytes.label("stand_in_nbytes")),
+        *(commands.c.request, *(column.label(f"stand_in_{column.name}") for column in restated.c)),
     )
     return select(journal, *columns).select_from(_joined())
 
@@ -294,15 +306,23 @@ def _joined():
     return joined
 
 
-_BY_ID = _decisions().where(journal.c.update_id.in_(bindparam("ids", expanding=True)))
-_GONE = select(gone.c.version, gone.c.why).where(gone.c.version.in_(bindparam("versions", expanding=True)))
 _NEWEST = select(func.coalesce(func.max(journal.c.position), 0))
+_SEEN = select(
+    select(journal.c.digest).where(journal.c.update_id == bindparam("id")).scalar_subquery(),
+    INCARNATION.scalar_subquery(),
+    select(gone.c.why).where(gone.c.version == bindparam("version")).scalar_subquery(),
+    _NEWEST.scalar_subquery(),
+)
+_BY_ID = _decisions().where(journal.c.update_id == bindparam("id"))
+_APPEND = insert(journal)
 
 
 def _position(row: Row) -> Position:
     fields = {name: getattr(row, name) for name in Submission.__dataclass_fields__}
     command = json_format.Parse(row.request, CommandRequest()) if row.request else None
-    stand_in = (row.stand_in, row.stand_in_nbytes) if row.stand_in else None
+    stand_in = None
+    if row.stand_in_digest:
+        stand_in = StandIn(BlobName(row.stand_in_digest, row.stand_in_nbytes), row.stand_in_norm)
     return Position(row.position, Submission(**fields), row.received_at, command, stand_in)
 
 

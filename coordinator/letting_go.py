@@ -7,8 +7,9 @@ to be merged, or may be merged again, does not need them: where it did, a stand-
 from __future__ import annotations
 
 from bisect import bisect_left
+from dataclasses import asdict
 
-from sqlalchemy import Connection, delete, func, insert, select
+from sqlalchemy import Connection, bindparam, delete, func, insert, select
 
 from coordinator.draft import LettingGo
 from coordinator.tables import blocks, cursors, entries, gone, journal, restated, versions
@@ -27,8 +28,9 @@ def let_go(connection: Connection, letting_go: LettingGo) -> None:
         raise Overtaken
     connection.execute(delete(cursors).where(cursors.c.name == SWEEP_WANTED))
     connection.execute(insert(cursors).values(name=SWEEP_WANTED, position=1))
-    for position, blob in letting_go.stand_ins.items():
-        connection.execute(insert(restated).values(position=position, digest=blob.digest, nbytes=blob.nbytes))
+    for position, stand_in in letting_go.stand_ins.items():
+        named = {**asdict(stand_in.blob), "norm": stand_in.norm}
+        connection.execute(insert(restated).values(position=position, **named))
     if letting_go.versions:
         rows = [{"version": number, "why": letting_go.why} for number in sorted(letting_go.versions)]
         connection.execute(insert(gone), rows)
@@ -49,8 +51,12 @@ def _unname_entries(connection: Connection) -> None:
     """An entry that is still valid belongs to the head, which can be read."""
     query = select(versions.c.version).where(versions.c.version.not_in(select(gone.c.version)))
     readable = connection.execute(query.order_by(versions.c.version)).scalars().all()
-    e = entries.c
+    e, unused = entries.c, []
     for row in connection.execute(select(e.version_from, e.task, e.version_until).where(e.version_until.is_not(None))):
         first = bisect_left(readable, row.version_from)
         if first == len(readable) or readable[first] >= row.version_until:
-            connection.execute(delete(entries).where(e.version_from == row.version_from, e.task == row.task))
+            unused.append({"since": row.version_from, "of": row.task})
+    if unused:
+        connection.execute(
+            delete(entries).where(e.version_from == bindparam("since"), e.task == bindparam("of")), unused
+        )

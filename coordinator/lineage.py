@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import delete, insert, select
 
 from coordinator.catalog import Catalog, Version
+from coordinator.erasure import ERASED_TASK
 from coordinator.errors import Fenced
 from coordinator.home import Home
 from coordinator.lineage_erase import erase_runs
@@ -129,7 +130,7 @@ class Lineage:
     def _follow_erasures(self, store: _Store) -> None:
         """MLflow says of what was erased no more than the coordinator does: that there was something."""
         held = [v for v in self._catalog.every() if v.version <= self._versions.get()]
-        blank = [v for v in held if any(r.kind == VERSION_KIND_MERGE and not r.task for r in v.records)]
+        blank = [v for v in held if any(_is_blanked(r) for r in v.records)]
         store.erase({r.update_id for v in blank for r in v.records}, self._measured.contributors())
         for version in blank:
             store.write_version(version)
@@ -188,6 +189,7 @@ class _Store:
             "fedshare.worker": r.worker,
             "fedshare.update_id": r.update_id,
             "fedshare.base_version": str(r.base_version),
+            "fedshare.warm_start": r.warm_start,
             "fedshare.gone": version.gone,
         }
         at = int(version.created_at * 1000)
@@ -281,6 +283,11 @@ def _client(uri: str) -> MlflowClient:
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=uri)
+
+
+def _is_blanked(record: Record) -> bool:
+    """By an erasure: it says less than it did."""
+    return record.kind == VERSION_KIND_MERGE and (not record.task or record.warm_start == ERASED_TASK)
 
 
 def _tags(tags: dict[str, str]) -> list[Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Engine, insert, select
 
-from coordinator.members import incarnations, must_be_current
+from coordinator.members import incarnation_of, must_be_current
 from coordinator.tables import metrics, writer
 
 READ_MAX = 100_000
@@ -36,7 +36,7 @@ class Measured:
             for name, value in values.items()
         ]
         with self._writer.begin() as connection:
-            must_be_current(incarnations(connection, [worker]), worker, incarnation)
+            must_be_current(incarnation_of(connection, worker), worker, incarnation)
             if rows:
                 connection.execute(insert(metrics), rows)
 

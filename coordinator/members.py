@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, Engine, bindparam, func, insert, select, update
@@ -12,6 +11,8 @@ from coordinator.tables import members, writer
 from protos.fedshare.v1.federation_pb2 import OUTCOME_REFUSED_INCARNATION
 
 MEMBERS_MAX = 100_000
+INCARNATION = select(members.c.incarnation).where(members.c.worker == bindparam("worker"))
+"""The current one of a worker; no row where it is no member."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Members:
 
     def leave(self, worker: str, incarnation: int, at: float) -> None:
         with self._writer.begin() as connection:
-            must_be_current(incarnations(connection, [worker]), worker, incarnation)
+            must_be_current(incarnation_of(connection, worker), worker, incarnation)
             connection.execute(update(members).where(members.c.worker == worker).values(left_at=at))
 
     def everyone(self) -> list[Member]:
@@ -59,23 +60,17 @@ class Members:
         return 1
 
 
-def incarnations(connection: Connection, workers: Collection[str]) -> dict[str, int]:
-    """The current one of each that is a member. To be read inside the transaction that writes."""
-    return {row.worker: row.incarnation for row in connection.execute(_INCARNATIONS, {"workers": list(workers)})}
+def incarnation_of(connection: Connection, worker: str) -> int | None:
+    """The current one. To be read inside the transaction that writes."""
+    return connection.execute(INCARNATION, {"worker": worker}).scalar_one_or_none()
 
 
-def must_be_current(current: Mapping[str, int], worker: str, incarnation: int) -> None:
-    """Raises Refused."""
-    if worker not in current:
+def must_be_current(current: int | None, worker: str, incarnation: int) -> None:
+    """current: what INCARNATION finds. Raises Refused."""
+    if current is None:
         raise Refused(OUTCOME_REFUSED_INCARNATION, f"{worker} is not a member: join first")
-    if current[worker] != incarnation:
+    if current != incarnation:
         raise Refused(
             OUTCOME_REFUSED_INCARNATION,
-            f"incarnation {incarnation} of {worker} is no longer current:"
-            f" incarnation {current[worker]} has joined since",
+            f"incarnation {incarnation} of {worker} is no longer current: incarnation {current} has joined since",
         )
-
-
-_INCARNATIONS = select(members.c.worker, members.c.incarnation).where(
-    members.c.worker.in_(bindparam("workers", expanding=True))
-)

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 class Receiver:
-    """`arrived` is called after each new journal entry."""
+    """`arrived` is called with the position of each new journal entry."""
 
     def __init__(
         self,
@@ -29,7 +29,7 @@ class Receiver:
         journal: Journal,
         bases: Bases,
         blobs: Blobs,
-        arrived: Callable[[], None],
+        arrived: Callable[[int], None],
     ):
         self.spec, self._journal, self._bases, self._blobs = spec, journal, bases, blobs
         self._arrived = arrived
@@ -40,16 +40,17 @@ class Receiver:
         decision, repeated = self._journal.command(request, time())
         log.info("received command=%s position=%d kind=%s", request.command_id, decision.position,
                  request.WhichOneof("command"))  # fmt: skip
-        self._arrived()
+        self._arrived(decision.position)
         return decision, repeated
 
     def expect(self, header: pb.UpdateHeader) -> Decision | None:
-        """Before any chunk is read: the first verdict if this update is here already, or a refusal."""
-        admit.header(self.spec, header)
+        """The first verdict if this update is here already, or a refusal. Its header is admitted."""
         return self._journal.expect(submission(header))
 
     def accept(self, header: pb.UpdateHeader, blob: bytes) -> tuple[Decision, bool]:
         """The whole blob has come and has its digest. Returns (decision, was it here before)."""
+        if known := self.expect(header):
+            return known, True
         base = self._bases.of(header.base_version)
         admit.update(self.spec, header.task, _decoded(blob), base)
         self._must_add_up(header)
@@ -61,7 +62,7 @@ class Receiver:
             raise come_again(error) from None
         log.info("received update=%s position=%d task=%s worker=%s base=%d bytes=%d", header.update_id,
                  decision.position, header.task, header.worker, header.base_version, header.nbytes)  # fmt: skip
-        self._arrived()
+        self._arrived(decision.position)
         return decision, repeated
 
     def _must_add_up(self, header: pb.UpdateHeader) -> None:
@@ -91,4 +92,5 @@ def submission(header: pb.UpdateHeader) -> Submission:
         nbytes=header.nbytes,
         labels=list(header.labels),
         metrics=dict(header.metrics),
+        warm_start=header.warm_start,
     )

@@ -7,13 +7,15 @@ differ between machines (SVD on other threads, another BLAS), so there is a numb
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from coordinator.catalog import Version
+from coordinator.catalog import TaskBlob, Version
 from coordinator.errors import CoordinatorError
 from coordinator.history import History, kind_of
+from coordinator.journal import ReadAhead
 from coordinator.rebuild import rebuild
 from coordinator.transition import Learned, State
 from protos.fedshare.v1 import federation_pb2 as pb
@@ -54,6 +56,16 @@ class _Replay:
     reply: pb.ReplayReply = field(default_factory=pb.ReplayReply)
     made: dict[int, State] = field(default_factory=dict)
     newest: State = field(default_factory=State)
+    stored: dict[str, TaskBlob] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """What is stored of every task changes with the versions, so that none needs to be read for all of them."""
+        self._journaled = ReadAhead(self.history.journal)
+        self._began, self._ended = defaultdict[int, list[TaskBlob]](list), defaultdict[int, list[str]](list)
+        for entry, until in self.history.catalog.entries_since(self.first):
+            self._began[max(entry.version, self.first)].append(entry)
+            if until is not None:
+                self._ended[until].append(entry.task)
 
     def go_on(self, version: Version) -> None:
         """Replay one more version and compare the tasks that it changed."""
@@ -62,12 +74,15 @@ class _Replay:
         if version.version in self.targets:
             self.made[version.version] = self.newest
         self.reply.versions += 1
-        stored = {t.task: t for t in self.history.catalog.tasks_of(version)}
-        if odd := sorted(stored.keys() ^ self.newest.tasks.keys()):
-            raise CoordinatorError(f"version {version.version}: the journal and the store differ in the task {odd[0]}")
+        for task in self._ended[version.version]:
+            self.stored.pop(task, None)
+        self.stored.update((entry.task, entry) for entry in self._began[version.version])
+        if self.stored.keys() != self.newest.tasks.keys():
+            [odd, *_] = sorted(self.stored.keys() ^ self.newest.tasks.keys())
+            raise CoordinatorError(f"version {version.version}: the journal and the store differ in the task {odd}")
         for task, learned in self.newest.tasks.items():
             if before.tasks.get(task) is not learned:
-                entry = decode_entry(self.history.blobs.get(stored[task].kept.blob.digest))
+                entry = decode_entry(self.history.blobs.get(self.stored[task].kept.blob.digest))
                 self._compare_task(version, task, learned, entry)
 
     def compare_basis(self, version: Version) -> None:
@@ -80,7 +95,7 @@ class _Replay:
     def _made(self, version: Version) -> State:
         kind = kind_of(version)
         if version.version != self.first and kind in (pb.VERSION_KIND_MERGE, pb.VERSION_KIND_COMPACT):
-            return rebuild(self.history.events_in(version), self.spec, self.newest)
+            return rebuild(self.history.events_in(version, self._journaled), self.spec, self.newest)
         if kind == pb.VERSION_KIND_ROLLBACK and (target := self.history.target(version)) in self.made:
             return self.made[target]
         return rebuild(self.history.events(version.version), self.spec, self.history.root())

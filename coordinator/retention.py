@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 from coordinator.catalog import Outline, Version
-from coordinator.draft import BlobName, Draft, LettingGo
+from coordinator.draft import Draft, LettingGo, StandIn
 from coordinator.errors import CoordinatorError
 from coordinator.history import History
-from coordinator.journal import Position
+from coordinator.journal import Position, ReadAhead
 from coordinator.letting_go import COLLECTED
 from coordinator.verdicts import Ruling
 from coordinator.whole import put
@@ -40,12 +40,12 @@ def letting_go(history: History, numbers: frozenset[int], why: str, without: Col
     consumed = history.journal.newest_position()
     outlines = {v.version: v for v in history.catalog.outlines()}
     kept = _widest(v for v in outlines.values() if not v.is_gone and v.version not in numbers)
-    stand_ins = {}
+    stand_ins, journaled = {}, ReadAhead(history.journal)
     for position, base, task in history.journal.mergeable():
         goes = outlines[base].blocks > kept.get(outlines[base].generation, 0)
         differs = base in numbers and gathers(policy_of(history.spec.policies, task))  # from what the task was there
         if (goes or differs) and position not in without:
-            stand_ins[position] = _restated(history, history.journal.at(position))
+            stand_ins[position] = _restated(history, journaled.at(position))
     return LettingGo(numbers, why, stand_ins, consumed)
 
 
@@ -57,11 +57,11 @@ def _widest(outlines: Iterable[Outline]) -> dict[int, int]:
     return widest
 
 
-def _restated(history: History, position: Position) -> BlobName:
+def _restated(history: History, position: Position) -> StandIn:
     """The same update, made for version 0: whole, so that no other version is needed to read it.
 
     Where the task's policy counts differences, that is the difference: in version 0 there was no task.
     """
     arrived = history.arrived(position, staleness=0)
     whole = append(Basis(), mixed(arrived.difference(1.0)), tolerance=0.0)
-    return put(history, encode_update(whole.update))
+    return StandIn(put(history, encode_update(whole.update)), arrived.norm)

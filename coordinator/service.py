@@ -153,7 +153,9 @@ class Service(FederationServicer):
         )
 
     async def _submit(self, header: pb.UpdateHeader, requests: AsyncIterator[pb.SubmitRequest]) -> pb.Receipt:
-        if known := await asyncio.to_thread(self._receiver.expect, header):
+        admit.header(self._spec, header)
+        is_long = header.nbytes > CHUNK_BYTES_MAX  # else it is here as soon as an answer, and `accept` asks, too
+        if is_long and (known := await asyncio.to_thread(self._receiver.expect, header)):
             return _receipt(known, repeated=True)
         if self._submits >= SUBMITS_MAX:
             raise Refused(pb.OUTCOME_RETRY_BUSY, f"{SUBMITS_MAX} updates are arriving just now")

@@ -40,7 +40,7 @@ def _received(position: Position) -> pb.StoryEvent:
     else:
         detail = (
             f"{s.nbytes:,} bytes for task {s.task} from {s.worker} (incarnation {s.incarnation}),"
-            f" made for version {s.base_version}"
+            f" made for version {s.base_version}{_began(s.warm_start)}"
         )
     journaled = f"{detail}; journaled at position {position.position}"
     return pb.StoryEvent(at=position.received_at, what="received", detail=journaled)
@@ -59,6 +59,10 @@ def _decided(decision: Decision, catalog: Catalog) -> pb.StoryEvent:
     elif decision.version:
         detail = f"{detail} (version {decision.version})"
     return pb.StoryEvent(at=decision.decided_at or 0.0, what=what, detail=detail)
+
+
+def _began(warm_start: str) -> str:
+    return f", begun with what {warm_start} had learned" if warm_start else ""
 
 
 def _weight(record: Record) -> str:

@@ -69,6 +69,7 @@ journal = Table(
     Column("labels", JSON, nullable=False),
     Column("metrics", JSON, nullable=False),
     Column("received_at", Float, nullable=False),
+    Column("warm_start", Text, nullable=False, server_default=""),  # the task with whose coefficients it began
     Index("journal_by_task", "task", "worker"),
 )
 verdicts = Table(
@@ -102,6 +103,7 @@ restated = Table(
     Column("position", ForeignKey("journal.position"), primary_key=True),
     Column("digest", Text, nullable=False),  # the same update, made for version 0
     Column("nbytes", Number, nullable=False),
+    Column("norm", Float),  # ||dW|| of what was sent; NULL where an older release stated it anew
 )
 versions = Table(
     "versions",

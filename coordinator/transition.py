@@ -26,6 +26,7 @@ from share_algo import (
     TaskEntry,
     Update,
     append,
+    keep,
     lift,
     mixed,
 )
@@ -57,6 +58,7 @@ class Arrived:
     """One update from the journal. base: the basis that it is made for. staleness: versions since its base version.
 
     begun: what the task was in the base version, where its policy counts differences; None: it was not there.
+    norm_sent: ||dW||, where `update` stands in for what was sent, and may be a difference; None: of `update`.
     """
 
     position: int
@@ -71,11 +73,18 @@ class Arrived:
     labels: Sequence[str]
     metrics: Mapping[str, float]
     begun: TaskEntry | None = None
+    norm_sent: float | None = None
+    warm_start: str = ""
 
     @cached_property
     def adapter(self) -> Adapter:
         """What was sent. Raises AlgebraError where the update does not fit its base."""
         return lift(self.update, self.base)
+
+    @cached_property
+    def norm(self) -> float:
+        """||dW|| of what was sent."""
+        return whole_norm(self.adapter) if self.norm_sent is None else self.norm_sent
 
     def difference(self, weight: float) -> list[tuple[float, Adapter]]:
         """Of what was sent from what it began with, as parts of a sum, times `weight`."""
@@ -110,6 +119,7 @@ class Record:
     weight: float = 1.0
     norm: float = 0.0
     largest_error: float = 0.0
+    warm_start: str = ""
 
 
 @dataclass(frozen=True)
@@ -128,11 +138,15 @@ class Skipped:
 
 @dataclass(frozen=True)
 class _Sum:
-    """Parts of the new value; what the updates weigh; error that the old value brings along."""
+    """Parts of the new value; what the updates weigh; error that the old value brings along.
+
+    as_it_is: the only part, where it is in coordinates of the basis already.
+    """
 
     parts: Sequence[tuple[float, Adapter]]
     weights: Sequence[float]
     carried: float = 0.0
+    as_it_is: Appended | None = None
 
 
 def step(state: State, arrived: Sequence[Arrived], spec: pb.FederationSpec) -> tuple[State, Merged | Skipped]:
@@ -144,7 +158,7 @@ def step(state: State, arrived: Sequence[Arrived], spec: pb.FederationSpec) -> t
         return state, Skipped(f"its labels are not those of the task's other updates: {', '.join(labels)}")
     try:
         total = _sum(policy, state.basis, now, arrived)
-        appended = append(state.basis, mixed(total.parts), tolerance=spec.tolerance)
+        appended = total.as_it_is or append(state.basis, mixed(total.parts), tolerance=spec.tolerance)
     except AlgebraError as error:
         return state, Skipped(str(error))
     block, kept = appended.update.block, _carried(appended.certificate, total.carried)
@@ -165,7 +179,8 @@ def _sum(policy: pb.Policy, basis: Basis, now: Learned | None, arrived: Sequence
         parts = [(weights[0], only.adapter)]
         old = 1.0 - weights[0]
     if now is None or replaces(policy):
-        return _Sum(parts, weights)
+        whole = parts[0][0] == 1.0 and len(parts) == 1
+        return _Sum(parts, weights, as_it_is=keep(basis, arrived[-1].update, arrived[-1].base) if whole else None)
     return _Sum([*parts, (old, now.entry.adapter(basis))], weights, old * now.certificate.error)
 
 
@@ -195,7 +210,8 @@ def _record(arrived: Arrived, weight: float, appended: Appended, rank: int) -> R
         bytes_lora=_bytes_as_lora(arrived.adapter, rank),
         metrics=dict(arrived.metrics),
         weight=weight,
-        norm=whole_norm(arrived.adapter),
+        norm=arrived.norm,
+        warm_start=arrived.warm_start,
     )
 
 

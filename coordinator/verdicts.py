@@ -51,9 +51,10 @@ class Ruling:
         return self if self.outcome in IN_NO_VERSION else replace(self, version=version)
 
 
-def decide(connection: Connection, ruling: Ruling, at: float) -> None:
-    """The one line that gives a first verdict; a second verdict on a position is an IntegrityError."""
-    connection.execute(insert(verdicts).values(**ruling.__dict__, decided_at=at))
+def decide(connection: Connection, rulings: Iterable[Ruling], at: float) -> None:
+    """The one line that gives first verdicts; a second verdict on a position is an IntegrityError."""
+    if rows := [{**ruling.__dict__, "decided_at": at} for ruling in rulings]:
+        connection.execute(insert(verdicts), rows)
 
 
 def overrule(connection: Connection, ruling: Ruling, at: float) -> None:

@@ -52,7 +52,8 @@ def changed(history: History, head: Version, wanted: Entries) -> Entries:
 
 def kept(history: History, learned: Learned) -> Kept:
     """A task as a version holds it; its blob is on disk."""
-    return Kept(put(history, encode_entry(learned.entry)), tuple(learned.labels), learned.certificate)
+    blob = encode_entry(learned.entry, compact_if_exact=True)
+    return Kept(put(history, blob), tuple(learned.labels), learned.certificate)
 
 
 def put(history: History, blob: bytes) -> BlobName:

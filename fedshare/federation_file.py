@@ -14,6 +14,8 @@ from workers.base_model import MINILM, find_base_model
 from workers.base_model import BaseModel as PretrainedModel
 from workers.tasks import HUB_PREFIX, tasks_in
 
+START_COLUMNS = 128
+NEW_DIRECTIONS = 8
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,99}$")]
 
 
@@ -31,67 +33,75 @@ class Base(Section):
 class Subspace(Section):
     """What everybody shares, and how it grows.
 
-    new_directions: that a task begins with per side and module, as plain LoRA does.
-    basis_target: columns from which on tasks begin inside the basis, with new_directions_later beside it, and up to
-    which they begin beside it; 0: every task begins as plain LoRA, and the basis is met at the cut only.
+    start: where the basis begins: "weights", leading singular vectors of the base model's weights, or "seed", random
+    columns: start_columns a side, which everybody derives, so that nobody sends or stores them; or "empty": it is
+    learned from the first tasks.
+    new_directions: that a task trains per side and module. With an empty start it begins as plain LoRA does, with 8
+    unless told otherwise; else inside the basis, with these beside it, 0 unless told otherwise: coefficients only.
     update_tolerance: relative dW error of that cut, for a smaller update: what it loses, the recovery wins back.
     direction_bits: of a number of a new direction as it travels, 4 or 8; lost before it is measured, too.
     tolerance: relative dW error of the coordinator's merge; the default is rounding and no more.
-    start: where the basis begins: "empty", it is learned from the first tasks; "seed", random columns, or "weights",
-    leading singular vectors of the base model's weights: start_columns a side, which everybody derives, so that nobody
-    sends or stores them. Tasks then begin inside them, unless basis_target says otherwise.
     """
 
     rank: int = Field(default=8, ge=1, le=1024)
     tolerance: float = Field(default=1e-5, ge=0, lt=1)
-    new_directions: int = Field(default=8, ge=1, le=1024)
-    new_directions_later: int = Field(default=8, ge=0, le=1024)
-    basis_target: int | None = Field(default=None, ge=0)
+    start: Literal["empty", "seed", "weights"] = "weights"
+    start_columns: int | None = Field(default=None, ge=1, le=1 << 14)
+    new_directions: int | None = Field(default=None, ge=0, le=1024)
     update_tolerance: float = Field(default=0.15, ge=0, lt=1)
     direction_bits: Literal[4, 8] = 4
-    start: Literal["empty", "seed", "weights"] = "empty"
-    start_columns: int = Field(default=64, ge=1, le=1 << 14)
 
     @model_validator(mode="after")
     def _start_means_something(self) -> Subspace:
-        if self.start == "empty" and "start_columns" in self.model_fields_set:
+        if self.start == "empty" and self.start_columns is not None:
             raise ValueError("start_columns means nothing to an empty start")
+        if self.start == "empty" and self.new_directions == 0:
+            raise ValueError("with an empty start a task needs new_directions: 1 or more")
         return self
 
-    @property
-    def derived(self) -> int:
-        """Columns a side that nobody sends."""
-        return 0 if self.start == "empty" else self.start_columns
+    def columns(self, modules: list[pb.TargetModule]) -> int:
+        """Columns a side that nobody sends. Raises UserError where a module has no room for so many."""
+        if self.start == "empty":
+            return 0
+        narrowest = min(modules, key=_room)
+        if self.start_columns is None:
+            return min(START_COLUMNS, _room(narrowest))
+        if self.start_columns > _room(narrowest):
+            raise UserError(
+                f"start_columns is {self.start_columns}, but {narrowest.name} has room for {_room(narrowest)}"
+            )
+        return self.start_columns
 
     def directions(self) -> pb.Directions:
+        usual = NEW_DIRECTIONS if self.start == "empty" else 0
         return pb.Directions(
-            first=self.new_directions,
-            later=self.new_directions_later,
-            basis_target=self.derived if self.basis_target is None else self.basis_target,
+            first=usual if self.new_directions is None else self.new_directions,
             tolerance=self.update_tolerance,
             bits=self.direction_bits,
         )
 
-    def start_message(self) -> pb.Start:
-        return pb.Start(kind=f"START_KIND_{self.start.upper()}", columns=self.derived)
+    def start_message(self, modules: list[pb.TargetModule]) -> pb.Start:
+        return pb.Start(kind=f"START_KIND_{self.start.upper()}", columns=self.columns(modules))
 
 
 class Recipe(Section):
     """How tasks are fitted. Learning rates are peaks of a one-cycle schedule; tokens_max cuts longer texts.
 
-    learning_rate is that of coefficients, and is divided by the square root of the basis's width; at 0.12 it moves a
-    column of lora_B as far as LoRA's own rate of 6e-3 does. learning_rate_directions_later: once tasks begin inside.
+    learning_rate is that of coefficients, and is divided by the square root of the basis's width; at 0.12 it would move
+    a column of lora_B as far as LoRA's own rate of 6e-3 does.
     recovery: share of the steps, the last of the cycle, that come after the cut: in coefficients and head only.
+    warm_starts: of the newest tasks, with whose coefficients one that begins inside the basis may begin; the best is
+    found by what a fresh head could make of them. 0: every task begins by itself.
     """
 
     epochs: float = Field(default=3, gt=0)
     batch_size: int = Field(default=32, ge=1)
     tokens_max: int = Field(default=64, ge=4)
-    learning_rate: float = Field(default=0.12, gt=0)
+    learning_rate: float = Field(default=0.08, gt=0)
     learning_rate_directions: float = Field(default=6e-3, gt=0)
-    learning_rate_directions_later: float = Field(default=2e-3, ge=0)
     learning_rate_head: float = Field(default=1e-2, gt=0)
     recovery: float = Field(default=0.1, ge=0, lt=1)
+    warm_starts: int = Field(default=8, ge=0, le=1000)
     scaling: float = Field(default=2.0, gt=0)
 
 
@@ -221,12 +231,6 @@ class FederationFile(Section):
     tasks: list[Task] = []
 
     @model_validator(mode="after")
-    def _start_is_within_budget(self) -> FederationFile:
-        if self.budget.columns_max and self.subspace.derived > self.budget.columns_max:
-            raise ValueError("start_columns must not be larger than columns_max: every merge would compact")
-        return self
-
-    @model_validator(mode="after")
     def _names_differ(self) -> FederationFile:
         names = [task.name for task in self.tasks]
         if doubled := {name for name in names if names.count(name) > 1}:
@@ -240,6 +244,12 @@ class FederationFile(Section):
         """What the coordinator is told: needs the base model, to take its fingerprint and shapes."""
         model = find_base_model(self.base.model)
         modules, recipe = self._target_modules(model), self.recipe.model_dump()
+        start = self.subspace.start_message(modules)
+        if 0 < self.budget.columns_max < start.columns:
+            raise UserError(
+                f"the start's {start.columns} columns are more than columns_max, {self.budget.columns_max}:"
+                " every merge would compact"
+            )
         return pb.FederationSpec(
             name=self.name,
             base=pb.BaseModel(name=self.base.model, fingerprint=model.fingerprint),
@@ -248,7 +258,7 @@ class FederationFile(Section):
             tolerance=self.subspace.tolerance,
             seed=self.seed,
             directions=self.subspace.directions(),
-            start=self.subspace.start_message(),
+            start=start,
             recipe=pb.Recipe(**recipe),
             budget=self.budget.message(),
             versions_kept=self.versions.kept,
@@ -264,10 +274,11 @@ class FederationFile(Section):
         ]
         if not found:
             raise UserError(f"{model.name} has no linear layer named {' or '.join(self.base.target_modules)}")
-        narrowest = min(found, key=lambda m: min(m.out_features, m.in_features))
-        if self.subspace.derived > (most := min(narrowest.out_features, narrowest.in_features)):
-            raise UserError(f"start_columns is {self.subspace.derived}, but {narrowest.name} has room for {most}")
         return found
+
+
+def _room(module: pb.TargetModule) -> int:
+    return min(module.out_features, module.in_features)
 
 
 def read_federation_file(path: Path) -> FederationFile:

@@ -15,7 +15,7 @@ P and Q to one. Source of the method: Share (arXiv:2602.06043); where we depart 
 import importlib
 from typing import Any
 
-from share_algo.append import Appended, ModuleReport, append
+from share_algo.append import Appended, ModuleReport, append, keep
 from share_algo.average import average, combine, mixed
 from share_algo.build import BuildReport, build
 from share_algo.certificate import Certificate
@@ -63,6 +63,7 @@ __all__ = [
     "constrain",
     "dequantise",
     "derived_block",
+    "keep",
     "lift",
     "measured",
     "merge",

@@ -9,6 +9,7 @@ The bytes of equal content are equal, so that a digest names a content. Nothing 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -37,8 +38,12 @@ def encode_block(block: Block) -> bytes:
     return save(_flat_block(block), _metadata({"derived": derived}))
 
 
-def encode_entry(entry: TaskEntry) -> bytes:
-    return save(_flat_entry(entry), _metadata(_about(entry)))
+def encode_entry(entry: TaskEntry, *, compact_if_exact: bool = False) -> bytes:
+    """compact_if_exact: in the compact form where that loses nothing, as when it came in that form: the same bytes."""
+    flat = _flat_entry(entry)
+    if compact_if_exact and _is_exact(flat):
+        return encode_update(Update({}, entry), compact=True)
+    return save(flat, _metadata(_about(entry)))
 
 
 def encode_update(update: Update, *, compact: bool = False, direction_bits: int = 8) -> bytes:
@@ -75,6 +80,15 @@ def decode_update(blob: bytes) -> Update:
     pairs = _pairs(by_kind["P"], by_kind["Q"], "P", "Q")
     coefficients = {m: _coefficients(m, p, q, layouts.get(m, LINEAR)) for m, (p, q) in pairs.items()}
     return Update(_block(by_kind), TaskEntry(coefficients, by_kind["head"], said.get("settings", {})))
+
+
+def _is_exact(flat: Mapping[str, Tensor]) -> bool:
+    """Whether the compact form says the same numbers of the same types. Ends at the first that it does not."""
+    for name, tensor in flat.items():
+        again = restored(reduced({name: tensor}))[name]
+        if again.dtype != tensor.dtype or not torch.equal(again, tensor):
+            return False
+    return True
 
 
 def _flat_block(block: Block) -> dict[str, Tensor]:
@@ -146,12 +160,17 @@ def _by_kind(blob: bytes) -> tuple[dict[str, dict[str, Tensor]], dict[str, dict[
         kind, _, name = full_name.partition("/")
         if kind not in by_kind or not name:
             raise AlgebraError(f"unknown tensor {full_name[:80]!r}")
-        if tensor.dtype not in (HEAD_TYPES if kind == "head" else SUBSPACE_TYPES) or not tensor.isfinite().all():
+        if tensor.dtype not in (HEAD_TYPES if kind == "head" else SUBSPACE_TYPES) or not _is_finite(tensor):
             raise AlgebraError(f"{name}: {kind} must hold finite float32 numbers (a head: any float of 16 to 64 bits)")
         if kind != "head" and tensor.ndim != 2:
             raise AlgebraError(f"{name}: {kind} must have two dimensions, not {tensor.ndim}")
         by_kind[kind][name] = tensor
     return by_kind, said
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """A sum that is finite is of finite numbers; one that is not may be of huge ones."""
+    return math.isfinite(tensor.sum()) or bool(tensor.isfinite().all())
 
 
 def _pairs(

@@ -80,7 +80,8 @@ def _is_int8(tensor: Tensor | None) -> bool:
 
 
 def _quantised(tensor_NK: Tensor, levels: int = LEVELS, *, power_of_two: bool = False) -> tuple[Tensor, Tensor]:
-    scale_K = tensor_NK.abs().amax(dim=0).float() / levels
+    largest_K = tensor_NK.abs().amax(dim=0) if len(tensor_NK) else tensor_NK.new_zeros(tensor_NK.shape[1])
+    scale_K = largest_K.float() / levels
     if power_of_two:
         scale_K = scale_K.clamp_min(torch.finfo(torch.float32).tiny).log2().ceil().exp2()
     steps = tensor_NK / scale_K.clamp_min(torch.finfo(torch.float32).tiny)

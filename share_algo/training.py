@@ -46,10 +46,13 @@ def constrain(
     otherwise each new direction begins as a random rank of its own. Modules without a basis always begin so.
     start: begin with the dW of these coefficients (a task's of that subspace) instead of dW = 0; its head is not taken.
     spare: ranks that `start` leaves free are trained too. Otherwise they are zero on both sides, and stay so.
-    Where neither the basis nor `new_directions` gives a column, or `start` does not fit: AlgebraError, the
-    model unchanged. Returns `model`. A training step then costs a few times (N K + D L) R more per module than plain
-    LoRA's, whatever the batch: PEFT looks at lora_A's weight twice in a forward pass, and the backward pass at both.
+    Where neither the basis nor `new_directions` gives a column, `start` does not fit, or there is neither a start nor
+    a spare rank: AlgebraError, the model unchanged. Returns `model`. A training step then costs a few times
+    (N K + D L) R more per module than plain LoRA's, whatever the batch: PEFT looks at lora_A's weight twice in a
+    forward pass, and the backward pass at both.
     """
+    if start is None and not spare:
+        raise AlgebraError("without a start every rank is spare: with spare=False nothing would ever be learned")
     if isinstance(subspace, Subspace):
         require_float32(subspace)
     basis = subspace.basis if isinstance(subspace, Subspace) else subspace

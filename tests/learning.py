@@ -29,12 +29,12 @@ class Learning:
     receipts: dict[str, pb.Receipt] = field(default_factory=dict)
     adapters: dict[str, Adapter] = field(default_factory=dict)
 
-    def learn(self, key: str, *, base: int | None = None, seed: int | None = None) -> pb.Receipt:
-        """key: TASK or TASK@WORKER. Returns when it is merged."""
+    def learn(self, key: str, *, base: int | None = None, seed: int | None = None, **header: object) -> pb.Receipt:
+        """key: TASK or TASK@WORKER; header: what it says beside that. Returns when it is merged."""
         task, _, worker = key.partition("@")
         with RawWorker(self.coordinator.address, worker or f"{task}-worker", task) as raw:
             adapter = random_adapter(raw.spec, len(self.receipts) if seed is None else seed)
-            receipt = raw.teach(adapter, base)
+            receipt = raw.teach(adapter, base, **header)
         self.coordinator.drained()
         self.receipts[key], self.adapters[key] = receipt, adapter
         return receipt

@@ -68,7 +68,7 @@ def small_spec(name: str = "small", shapes: Mapping[str, tuple[int, int]] = SHAP
         rank=RANK,
         tolerance=1e-5,
         seed=7,
-        directions=pb.Directions(first=4, later=2, basis_target=8),
+        directions=pb.Directions(first=4),
         recipe=pb.Recipe(epochs=1, batch_size=8, tokens_max=16),
     )
 
@@ -278,7 +278,7 @@ def journal_blob(home: Home, blob: bytes, **changes: Any) -> pb.UpdateHeader:
 
 def receiver_of(home: Home) -> Receiver:
     history = history_of(home)
-    return Receiver(home.spec, history.journal, history.bases, home.blobs, lambda: None)
+    return Receiver(home.spec, history.journal, history.bases, home.blobs, lambda _: None)
 
 
 def history_of(home: Home) -> History:
@@ -472,7 +472,10 @@ def write_task_file(file: Path, rows: list[tuple[str, str]]) -> None:
         csv.writer(lines).writerows([("text", "label"), *rows])
 
 
-def federation_text(base: Path, tasks: Path, name: str = "tiny", epochs: int = 3) -> str:
+def federation_text(base: Path, tasks: Path, name: str = "tiny", epochs: int = 3, **subspace: object) -> str:
+    """subspace: what its section says; without it the start is empty, and tasks begin as plain LoRA of rank 4."""
+    said = subspace or {"start": "empty", "new_directions": 4}
+    toml_lines = "\n".join(f"{key} = {json.dumps(value)}" for key, value in said.items())
     return f"""
 name = "{name}"
 seed = 3
@@ -480,7 +483,7 @@ seed = 3
 model = "{base}"
 [subspace]
 rank = 4
-new_directions = 4
+{toml_lines}
 [recipe]
 epochs = {epochs}
 batch_size = 16

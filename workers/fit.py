@@ -1,22 +1,26 @@
-"""Fit one task beside the shared basis: learn with new directions, cut to what must travel, recover inside that."""
+"""Fit one task: inside the shared basis, or as plain LoRA; cut to what must travel; recover inside that."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from peft import PeftModel
 from transformers import TrainerCallback
 
-from protos.fedshare.v1.federation_pb2 import FederationSpec, Recipe
+from protos.fedshare.v1.federation_pb2 import START_KIND_EMPTY, FederationSpec
 from share_algo import Adapter, Basis, TaskEntry, Update, append, lift, mixed
 from share_algo.canonical import whole_norm
 from share_algo.codec import decode_update, encode_update
 from share_algo.training import attach, attach_head, coefficients, constrain, release
 from workers.base_model import BaseModel
+from workers.begin import warm_start
 from workers.tasks import TaskData
 from workers.train import lora_model, steps_of, train
+
+NOTHING_KNOWN: Mapping[str, TaskEntry] = MappingProxyType({})
 
 Progress = Callable[[int, int], None]
 """(steps done, steps in all)."""
@@ -24,12 +28,16 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Fitted:
-    """A trained task. `model` is plain PEFT LoRA again, and computes exactly what the update `blob` means."""
+    """A trained task. `model` is plain PEFT LoRA again, and computes exactly what the update `blob` means.
+
+    warm_start: the task with whose coefficients it began; empty where it began by itself.
+    """
 
     model: PeftModel
     blob: bytes
     steps: int
     seconds: float
+    warm_start: str = ""
 
 
 def fit(
@@ -39,6 +47,7 @@ def fit(
     task: TaskData,
     *,
     start: TaskEntry | None = None,
+    known: Mapping[str, TaskEntry] = NOTHING_KNOWN,
     progress: Progress = lambda done, total: None,
     pause_seconds: float = 0.0,
 ) -> Fitted:
@@ -46,15 +55,18 @@ def fit(
     of the steps inside these: what the cut has lost is won back without another byte.
 
     start: what the task is in this basis, to begin with; what is learned is then the difference from it.
+    known: other tasks in this basis, with one of which it may begin instead, where tasks begin inside the basis.
     Deterministic for a given thread count.
     """
     started = time.monotonic()
     model = lora_model(base, spec, len(task.labels), max(spec.rank, rank_of(start)) if start else 0)
     steps = steps_of(spec.recipe, len(task.train))
     cut = max(1, steps - round(spec.recipe.recovery * steps))
-    recipe, told = _recipe(spec, basis), _Steps(progress, pause_seconds, steps)
+    recipe, told = spec.recipe, _Steps(progress, pause_seconds, steps)
 
     _begin(model, spec, basis, start)
+    may = known and start is None and is_inside(spec)
+    warm = warm_start(model, base, spec, basis, task, known) if may else ""
     train(model, base, recipe, task.train, spec.seed, steps, told, range(cut))
     learned = release(model)
 
@@ -69,16 +81,15 @@ def fit(
 
     blob = _encoded(spec, sent)
     attach(model, lift(decode_update(blob), basis))
-    return Fitted(model, blob, steps, time.monotonic() - started)
+    return Fitted(model, blob, steps, time.monotonic() - started, warm)
 
 
 def _begin(model: PeftModel, spec: FederationSpec, basis: Basis, start: TaskEntry | None) -> None:
-    """As plain LoRA, every task with the same lora_A; beside the basis where a task begins with what it is, and where
-    the federation asks for it."""
-    directions, wide = spec.directions, is_wide(spec, basis)
-    beside = basis if start or directions.basis_target else Basis()
-    new = directions.later if wide else directions.first
-    constrain(model, beside, new_directions=new, seed=spec.seed, inside=wide, start=start)
+    """Inside the basis where it began with directions that everybody has; else as plain LoRA, every task with the same
+    lora_A, and beside the basis where a task begins with what it is."""
+    inside, new = is_inside(spec), spec.directions.first
+    beside = basis if inside or start else Basis()
+    constrain(model, beside, new_directions=new, seed=spec.seed, inside=inside, start=start)
     attach_head(model, start.head if start else {})
 
 
@@ -99,20 +110,9 @@ def rank_of(entry: TaskEntry) -> int:
     return max((c.P_KR.shape[1] for c in entry.coefficients.values()), default=0)
 
 
-def is_wide(spec: FederationSpec, basis: Basis) -> bool:
-    """Whether the basis has as many columns, on average, as tasks need to begin inside it."""
-    widths = basis.widths()
-    sides = [width for m in spec.modules for width in widths.get(m.name, (0, 0))]
-    target = spec.directions.basis_target
-    return target > 0 and sum(sides) >= target * len(sides)
-
-
-def _recipe(spec: FederationSpec, basis: Basis) -> Recipe:
-    recipe = Recipe()
-    recipe.CopyFrom(spec.recipe)
-    if is_wide(spec, basis) and spec.recipe.learning_rate_directions_later:
-        recipe.learning_rate_directions = spec.recipe.learning_rate_directions_later
-    return recipe
+def is_inside(spec: FederationSpec) -> bool:
+    """Whether tasks begin inside the basis."""
+    return spec.start.kind != START_KIND_EMPTY
 
 
 class _Steps(TrainerCallback):

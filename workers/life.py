@@ -9,7 +9,7 @@ first, and a task that is learned already is not learned twice.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from workers.base_model import BaseModel, find_base_model
 from workers.client import Client
 from workers.errors import Refusal, Superseded, WorkerError
 from workers.evaluate import accuracy, largest_difference, logits_of
-from workers.fit import fit, rank_of
+from workers.fit import fit, is_inside, rank_of
 from workers.home import Home
 from workers.outbox import Parcel
 from workers.tasks import TaskData, load_task
@@ -73,6 +73,16 @@ class Progress:
     update_id: str = ""
     accuracy: float | None = None
     detail: str = ""
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """What a fit begins with: a version's basis; what its task is in it already; other tasks that it may begin as."""
+
+    manifest: pb.Manifest
+    basis: Basis
+    start: TaskEntry | None = None
+    known: Mapping[str, TaskEntry] = field(default_factory=dict)
 
 
 class Life:
@@ -155,14 +165,15 @@ class Life:
 
     def _learn(self) -> Parcel:
         self._now("fetching")
-        manifest, basis = self._beginning()
-        self._now("fitting", fraction=0.0, base_version=manifest.version)
+        begin = self.beginning()
+        self._now("fitting", fraction=0.0, base_version=begin.manifest.version)
         fitted = fit(
             self.base,
             self.spec,
-            basis,
+            begin.basis,
             self.task,
-            start=self._entry(manifest.tasks[0]) if manifest.tasks else None,
+            start=begin.start,
+            known=begin.known,
             progress=self._so_far,
             pause_seconds=self.plan.pause_seconds,
         )
@@ -175,21 +186,38 @@ class Life:
             "fit_seconds": fitted.seconds,
         }
         return self.home.outbox.put(
-            self.plan.task, manifest.version, fitted.blob, digest_of(fitted.blob), self.task.labels, measured, logits
+            self.plan.task,
+            begin.manifest.version,
+            fitted.blob,
+            digest_of(fitted.blob),
+            self.task.labels,
+            measured,
+            logits,
+            fitted.warm_start,
         )
 
-    def _beginning(self, version: int | None = None) -> tuple[pb.Manifest, Basis]:
-        """A version, the head where none is named; with what the task is in it, where others may have learned it and
-        updates are added up."""
+    def beginning(self, version: int | None = None) -> Beginning:
+        """In a version, the head where none is named. Others may have learned the task, where updates are added up."""
         version = self._head() if version is None else version
         if not replaces(policy_of(self.spec.policies, self.plan.task)):
             try:
-                return self._fetch(version, self.plan.task)
+                manifest, basis = self._fetch(version, self.plan.task)
+                return Beginning(manifest, basis, self._entry(manifest.tasks[0]))
             except Superseded:
                 raise
             except Refusal:  # nobody has learned it yet
                 pass
-        return self._fetch(version)
+        manifest, basis = self._fetch(version, *self._warm_starts(version))
+        known = {ref.task: decode_entry(self._blob(ref.entry.digest)) for ref in manifest.tasks}
+        return Beginning(manifest, basis, known=known)
+
+    def _warm_starts(self, version: int) -> list[str]:
+        """Other tasks that this one may begin with: the newest of that version."""
+        if not is_inside(self.spec) or not self.spec.recipe.warm_starts:
+            return []
+        manifest, _ = self.client.fetch(version, every_task=True, manifest_only=True)
+        others = sorted((t for t in manifest.tasks if t.task != self.plan.task), key=lambda t: t.version)
+        return [t.task for t in others[-self.spec.recipe.warm_starts :]]
 
     def _deliver(self, parcel: Parcel) -> None:
         """Submit, wait for the verdict, check that the function kept is the function trained."""

@@ -33,6 +33,7 @@ class Header(BaseModel):
     nbytes: int
     labels: list[str]
     metrics: dict[str, float]
+    warm_start: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class Outbox:
         labels: Sequence[str],
         metrics: Mapping[str, float],
         logits: Tensor,
+        warm_start: str = "",
     ) -> Parcel:
         """Durable when it returns. Raises WorkerError, with nothing left behind, when the disk does not take it."""
         header = Header(
@@ -81,6 +83,7 @@ class Outbox:
             nbytes=len(blob),
             labels=list(labels),
             metrics=dict(metrics),
+            warm_start=warm_start,
         )
         folder = self.folder / header.update_id
         try:

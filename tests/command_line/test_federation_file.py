@@ -31,13 +31,13 @@ MISTAKES = {
         "subspace.direction_bits: Input should be 4 or 8",
     ),
     "columns of an empty start": (
-        'name = "x"\n[subspace]\nstart_columns = 8',
+        'name = "x"\n[subspace]\nstart = "empty"\nstart_columns = 8',
         "subspace: Value error, start_columns means nothing to an empty start",
     ),
     "an unknown start": ('name = "x"\n[subspace]\nstart = "W0"', "subspace.start: Input should be 'empty', 'seed'"),
-    "more columns at the start than the budget": (
-        'name = "x"\n[subspace]\nstart = "seed"\n[budget]\ncolumns_max = 32',
-        "start_columns must not be larger than columns_max",
+    "an empty start without directions": (
+        'name = "x"\n[subspace]\nstart = "empty"\nnew_directions = 0',
+        "subspace: Value error, with an empty start a task needs new_directions: 1 or more",
     ),
     "a negative seed": ('name = "x"\nseed = -1', "seed: Input should be greater than or equal to 0"),
     "a seed beyond 64 bits": (f'name = "x"\nseed = {2**64}', "seed: Input should be less than"),
@@ -123,24 +123,39 @@ def test_base_model_without_the_wanted_modules_is_one_sentence(tmp_path: Path, t
         read_federation_file(file).spec()
 
 
-def test_more_columns_at_the_start_than_a_module_has_room_for_are_one_sentence(
-    tmp_path: Path, tiny_base: Path, tasks: Path
+@pytest.mark.parametrize(
+    "columns, budget, sentence",
+    [
+        (33, 0, r"start_columns is 33, but bert\S+ has room for 32"),
+        (16, 15, "the start's 16 columns are more than columns_max, 15: every merge would compact"),
+    ],
+)
+def test_more_columns_at_the_start_than_there_is_room_for_are_one_sentence(
+    tmp_path: Path, tiny_base: Path, tasks: Path, columns: int, budget: int, sentence: str
 ):
     file = tmp_path / "federation.toml"
-    file.write_text(federation_text(tiny_base, tasks).replace("[subspace]", '[subspace]\nstart = "weights"'))
-    with pytest.raises(UserError, match=r"^start_columns is 64, but bert\S+ has room for 32$"):
+    text = federation_text(tiny_base, tasks, start="weights", start_columns=columns)
+    file.write_text(f"{text}[budget]\ncolumns_max = {budget}\n")
+    with pytest.raises(UserError, match=f"^{sentence}$"):
         read_federation_file(file).spec()
 
 
-@pytest.mark.parametrize("target, meant", [("", 16), ("basis_target = 4", 4), ("basis_target = 0", 0)])
-def test_tasks_begin_inside_a_derived_start_unless_the_file_says_otherwise(
-    tmp_path: Path, tiny_base: Path, tasks: Path, target: str, meant: int
+@pytest.mark.parametrize(
+    "said, kind, columns, new",
+    [
+        ({}, pb.START_KIND_WEIGHTS, 32, 0),  # as many as there is room for
+        ({"start": "seed", "start_columns": 16}, pb.START_KIND_SEED, 16, 0),
+        ({"new_directions": 2}, pb.START_KIND_WEIGHTS, 32, 2),
+        ({"start": "empty"}, pb.START_KIND_EMPTY, 0, 8),
+    ],
+)
+def test_tasks_begin_in_coefficients_only_unless_the_start_is_empty(
+    tmp_path: Path, tiny_base: Path, tasks: Path, said: dict[str, object], kind: pb.StartKind, columns: int, new: int
 ):
     file = tmp_path / "federation.toml"
-    said = f'[subspace]\nstart = "seed"\nstart_columns = 16\n{target}'
-    file.write_text(federation_text(tiny_base, tasks).replace("[subspace]", said))
+    file.write_text(federation_text(tiny_base, tasks, **{"rank": 4, **said}).replace("rank = 4\nrank = 4", "rank = 4"))
     spec = read_federation_file(file).spec()
-    assert spec.start == pb.Start(kind=pb.START_KIND_SEED, columns=16) and spec.directions.basis_target == meant
+    assert spec.start == pb.Start(kind=kind, columns=columns) and spec.directions.first == new
 
 
 def test_target_modules_are_those_whose_name_ends_so(federation_toml: Path):

@@ -205,13 +205,13 @@ class Storm:
         with open_home(home) as opened:
             history = history_of(opened)
             self._writer = Integrator(opened.spec, opened.engine, history, lambda _: None, batch_max=batch_max)
-            self._writer.wake()
+            self._writer.wake(0)
             self._writer._next()
             self.consumed = history.journal.consumed()
 
     def _sleep(self, seconds: float) -> None:
         self.now += seconds
-        self._writer.wake()
+        self._writer.wake(0)
 
 
 def test_arrivals_go_before_a_merge_but_not_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

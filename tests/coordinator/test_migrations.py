@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from parts import Coordinator, fedshare, one_sentence, small_home
+from parts import (
+    Coordinator,
+    CoordinatorHere,
+    RawWorker,
+    fedshare,
+    history_of,
+    one_sentence,
+    random_adapter,
+    small_home,
+)
 from sqlalchemy import Engine, create_engine, inspect, text
 
 from coordinator import lease, tables
@@ -18,17 +27,20 @@ from coordinator.home import open_home
 from coordinator.tables import writer
 from protos.fedshare.v1 import federation_pb2 as pb
 
-FIRST_RELEASE = Path(__file__).parent / "first_release"
+HERE = Path(__file__).parent
 QUEUED = "1e65949791c14666962b06127e2486e3"
 
 
 @pytest.fixture
 def old_home(tmp_path: Path) -> Path:
     """Made by the first release: two versions, one update still queued, two members of whom one has left."""
-    home = tmp_path / "home"
-    shutil.copytree(FIRST_RELEASE / "blobs", home / "blobs")
+    return made_by(HERE / "first_release", tmp_path / "home")
+
+
+def made_by(release: Path, home: Path) -> Path:
+    shutil.copytree(release / "blobs", home / "blobs")
     database = sqlite3.connect(home / "journal.sqlite")
-    database.executescript((FIRST_RELEASE / "journal.sql").read_text())
+    database.executescript((release / "journal.sql").read_text())
     database.close()
     return home
 
@@ -45,6 +57,22 @@ def test_home_of_the_first_release_is_served_and_goes_on(old_home: Path):
             assert [(t.task, t.version) for t in manifest.tasks] == [("spam", 1), ("topics", 3)]
             assert len(manifest.blocks) == 3 and manifest.tasks[0].entry.digest in blobs
             assert coordinator.stop() == 0
+
+
+def test_contribution_that_an_older_release_stated_anew_is_merged_with_the_norm_that_is_known(tmp_path: Path):
+    """That of its difference: cid's, made for version 1, which was collected while it waited in the buffer."""
+    home = made_by(HERE / "with_stand_in", tmp_path / "home")
+    with open_home(home) as opened:
+        history = history_of(opened)
+        [waiting] = history.journal.waiting("sum")
+        assert waiting.stand_in is not None and waiting.stand_in.norm is None
+        difference = history.arrived(waiting, staleness=0).norm
+    with CoordinatorHere(home) as coordinator, RawWorker(coordinator.address, "dan", "sum") as raw:
+        raw.teach(random_adapter(raw.spec, 9), 0)
+        coordinator.drained()
+        merged = [r for r in coordinator.versions() if r.version == 3]
+        assert [r.worker for r in merged] == ["cid", "dan"]
+        assert merged[0].norm == pytest.approx(difference, rel=1e-6)
 
 
 def test_home_of_a_newer_release_is_refused_and_left_as_it_was(tmp_path: Path):
@@ -79,7 +107,8 @@ def test_migration_that_is_cut_off_leaves_the_home_as_it_was(old_home: Path, mon
 def test_migrations_make_exactly_the_tables_that_queries_are_written_with(tmp_path: Path, old_home: Path):
     declared = create_engine("sqlite://")
     tables.metadata.create_all(declared)
-    for home in (small_home(tmp_path / "new"), opened(old_home)):
+    stood_in = made_by(HERE / "with_stand_in", tmp_path / "stood-in")
+    for home in (small_home(tmp_path / "new"), opened(old_home), opened(stood_in)):
         migrated = open_sqlite(home / "journal.sqlite")
         with migrated.connect() as connection:
             assert compare_metadata(MigrationContext.configure(connection), tables.metadata) == []

@@ -54,7 +54,7 @@ def test_duplicate_update_returns_the_first_receipt_also_after_a_restart(small: 
         merged = raw.submit(header, blob)
         small.kill()
         small.start()
-        restarted = raw.stub.Submit(iter([pb.SubmitRequest(header=header)]), wait_for_ready=True, timeout=30)
+        restarted = raw.client.submit(header, blob)
     assert first.outcome == pb.OUTCOME_QUEUED and not first.repeated
     assert again.repeated and again.position == first.position
     assert merged.repeated and (merged.outcome, merged.version) == (pb.OUTCOME_MERGED, 1)

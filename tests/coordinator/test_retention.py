@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Iterator, Mapping
@@ -24,6 +25,7 @@ from parts import (
     random_adapter,
     receiver_of,
     relative_error,
+    scaled,
     small_home,
     small_spec,
     until,
@@ -138,6 +140,32 @@ def test_update_queued_behind_a_collection_of_its_base_version_is_merged(learnin
     learning.coordinator.drained()
     assert [r.gone for r in learning.coordinator.versions()] == ["collected"] * 4 + ["", ""]
     assert relative_error(dense_adapter(adapter), learning.dense()["queued"]) < SENT_IS_KEPT
+
+
+def test_contribution_that_is_stated_anew_as_its_difference_counts_with_the_norm_that_was_sent(tmp_path: Path):
+    """It differs by a thousandth from what the task was: so quiet an update would be kept aside."""
+    spec = small_spec()
+    spec.policies.add(task="sum", kind=pb.POLICY_KIND_FEDBUFF, mixing=1, buffer_size=1)
+    spec.quarantine.CopyFrom(pb.Quarantine(deviations_max=8, updates_min=2))
+    with CoordinatorHere(small_home(tmp_path / "home", spec)) as coordinator:
+        learning = Learning(coordinator)
+        learning.learn("sum", base=0)
+        learning.learn("other", base=0)
+        assert coordinator.stop() == 0
+        with open_home(coordinator.home) as home:
+            receiver_of(home).command(pb.CommandRequest(command_id="c" * 32, collect=pb.Collect(keep=1)))
+            incarnation = Members(home.engine).join("late", "sum", time.time())
+            nearly = scaled(learning.adapters["sum"], 1.001)
+            blob = honest_blob(home.spec, nearly, history_of(home).bases.of(1))
+            made = {"worker": "late", "task": "sum", "incarnation": incarnation, "base_version": 1}
+            header = journal_blob(home, blob, **made)
+        coordinator.start()
+        coordinator.drained()
+        newest = coordinator.versions()[-1]
+        assert newest.update_id == header.update_id, learning.coordinator.status()
+        sent, found = dense_adapter(nearly), learning.dense()["sum"]
+        assert newest.norm == pytest.approx(math.hypot(*(np.linalg.norm(dW) for dW in sent.values())), rel=1e-4)
+        assert relative_error(sent, found) < SENT_IS_KEPT
 
 
 def test_reader_that_is_fetching_a_version_while_it_is_collected_is_told_so_in_one_sentence(learning: Learning):

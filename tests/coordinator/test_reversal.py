@@ -30,7 +30,7 @@ from coordinator.home import open_home
 from coordinator.tables import entries, writer
 from protos.fedshare.v1 import federation_pb2 as pb
 from share_algo import Basis
-from workers.errors import Refusal
+from workers.errors import Refusal, WorkerError
 
 
 @pytest.fixture
@@ -167,7 +167,8 @@ def erased(here: CoordinatorHere) -> Erased:
     learning.learn("a", base=0)
     learning.learn("secret@someone")
     learning.learn("c")
-    learning.learn("d", base=2)
+    learning.learn("d", base=2, warm_start="secret")
+    learning.learn("e", base=2, warm_start="c")
     with RawWorker(here.address, "someone", "secret") as raw:
         raw.client.report("someone", raw.joined.incarnation, "secret", 2, {"accuracy": 0.125})
     before = {file.stem: file.read_bytes() for file in (here.home / "blobs").iterdir()}
@@ -199,7 +200,7 @@ def test_no_file_of_the_home_holds_anything_of_what_was_erased(erased: Erased):
 def test_others_are_what_they_were_after_an_erasure_and_after_a_restart(erased: Erased):
     for _ in range(2):
         found = erased.learning.dense()
-        assert sorted(found) == ["a", "c", "d"]
+        assert sorted(found) == ["a", "c", "d", "e"]
         for task, dW in found.items():
             assert relative_error(dense_adapter(erased.learning.adapters[task]), dW) < SENT_IS_KEPT
         assert erased.learning.coordinator.stop() == 0
@@ -212,8 +213,17 @@ def test_story_says_that_something_was_erased_and_not_what(erased: Erased):
     assert [e.what for e in story.events] == ["received", "merged", "erased"]
     assert "secret" not in str(story) and "someone" not in str(story)
     status = erased.learning.coordinator.status()
-    assert (status.merged, status.erased) == (3, 1)
-    assert [m.worker for m in status.members] == ["a-worker", "c-worker", "d-worker"]
+    assert (status.merged, status.erased) == (4, 1)
+    assert [m.worker for m in status.members] == [f"{task}-worker" for task in "acde"]
+
+
+def test_what_began_with_an_erased_task_says_that_it_did_and_the_forget_which_those_are(erased: Erased):
+    with erased.learning.coordinator.client() as client:
+        by_task = {r.task: r for r in client.versions()}
+        forget = client.versions()[-1]
+    assert (by_task["d"].warm_start, by_task["e"].warm_start) == ("(erased)", "c")
+    assert forget.note.endswith("; what they had learned is where others began that stay: d")
+    assert ", begun with what (erased) had learned;" in erased.learning.story("d").events[0].detail
 
 
 def test_version_that_was_erased_is_refused_by_name(erased: Erased):
@@ -249,14 +259,14 @@ def test_forget_that_waits_behind_an_erasure_of_the_same_worker_still_says_whose
 
 
 def test_second_forget_and_a_replay_need_nothing_that_was_erased(erased: Erased):
-    erased.learning.learn("e")
+    erased.learning.learn("f")
     assert order(erased.learning.coordinator, forget=pb.Forget(task="c")).outcome == pb.OUTCOME_DONE
     found = erased.learning.dense()
-    assert sorted(found) == ["a", "d", "e"]
+    assert sorted(found) == ["a", "d", "e", "f"]
     for task, dW in found.items():
         assert relative_error(dense_adapter(erased.learning.adapters[task]), dW) < SENT_IS_KEPT
     reply = erased.learning.replay()
-    assert (reply.first, reply.versions) == (5, 3)
+    assert (reply.first, reply.versions) == (6, 3)
     assert max(reply.task.value, reply.basis.value) < SAME
 
 
@@ -279,6 +289,18 @@ def test_replay_finds_a_task_that_is_not_what_the_journal_says(learning: Learnin
     learning.coordinator.start()
     reply = learning.replay()
     assert (reply.task.where, reply.task.version) == ("b", 4) and reply.task.value > 0.1
+
+
+@pytest.mark.parametrize("change", [{"version_until": 4}, {"version_from": 4}])
+def test_replay_says_in_which_version_the_store_has_another_task(learning: Learning, change: dict[str, int]):
+    """c came with version 3, and is still there."""
+    assert learning.coordinator.stop() == 0
+    with open_home(learning.coordinator.home) as home, writer(home.engine).begin() as connection:
+        connection.execute(update(entries).where(entries.c.task == "c").values(**change))
+    learning.coordinator.start()
+    odd = 4 if "version_until" in change else 3
+    with pytest.raises(WorkerError, match=f"version {odd}: the journal and the store differ in the task c"):
+        learning.replay()
 
 
 def test_replay_finds_a_basis_that_is_not_what_the_journal_says(learning: Learning):

@@ -216,7 +216,7 @@ def test_second_verdict_is_impossible_and_takes_its_transaction_back(home: Home)
 
 def test_verdict_on_what_was_never_journaled_is_impossible(home: Home):
     with pytest.raises(IntegrityError), writer(home.engine).begin() as connection:
-        decide(connection, Ruling(7, pb.OUTCOME_SKIPPED), 1.0)
+        decide(connection, [Ruling(7, pb.OUTCOME_SKIPPED)], 1.0)
 
 
 def test_counts_and_history_follow_what_commands_change(home: Home):

@@ -292,10 +292,7 @@ class Expected:
         return self._world.made_of(update_id).base_version
 
     def _norm(self, update_id: str) -> float:
-        """Of a contribution whose base version was let go only the difference is kept."""
-        is_counted = policy_for(self._world.spec, self._task(update_id)).kind == pb.POLICY_KIND_FEDBUFF
-        is_restated = is_counted and self._base(update_id) in self.gone
-        return norm(total(*self._changed(update_id, 1.0)) if is_restated else self._sent(update_id))
+        return norm(self._sent(update_id))
 
     def _sent(self, update_id: str) -> Dense:
         return of_adapter(self._world.made_of(update_id).adapter)

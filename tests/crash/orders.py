@@ -12,8 +12,14 @@ FORGOTTEN = (("shared", ""), ("task-0", ""), ("task-1", ""), ("", "w1"), ("", "w
 KINDS = ("rollback", "rollback", "forget", "forget", "compact", "compact", "collect")
 
 
-def draw(rng: Random, aside: Sequence[str], sent: Sequence[str], wanted: str = "") -> pb.CommandRequest:
-    """aside: updates that are in quarantine; sent: all there are. wanted: a kind that should come often."""
+VERSIONS = (0, 1, 2, 3, 6)
+
+
+def draw(
+    rng: Random, aside: Sequence[str], sent: Sequence[str], wanted: str = "", versions: Sequence[int] = VERSIONS
+) -> pb.CommandRequest:
+    """aside: updates that are in quarantine; sent: all there are. wanted: a kind that should come often. versions: to
+    which a rollback goes."""
     request = pb.CommandRequest(command_id=f"{rng.getrandbits(128):032x}")
     named = rng.choice(aside or sent or [""])
     if named and rng.random() < (0.9 if aside and wanted == "judge" else 0.6 if aside else 0.05):
@@ -22,7 +28,7 @@ def draw(rng: Random, aside: Sequence[str], sent: Sequence[str], wanted: str = "
     wanted = wanted if wanted in KINDS else ""
     kind = wanted if wanted and rng.random() < 0.7 else rng.choice(KINDS)
     if kind == "rollback":
-        request.rollback.version = rng.choice((0, 1, 2, 3, 6))
+        request.rollback.version = rng.choice(versions)
     elif kind == "forget":
         task, worker = rng.choice(FORGOTTEN)
         request.forget.CopyFrom(pb.Forget(task=task, worker=worker, erase=rng.random() < 0.5))

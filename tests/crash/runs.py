@@ -25,7 +25,7 @@ from . import aims, federations, orders
 from .disk import Disk
 from .federations import SHARED, new_home
 from .here import Answered, Database, Stuck
-from .learned import Made
+from .learned import Made, loudness
 from .machines import Machines
 from .points import POWER_CUT, Crash, Faults
 from .short import HereWatcher, ShortLife
@@ -236,13 +236,16 @@ class World(Machines):
 
     def loudness(self) -> float:
         often = 2 if aims.command_for(self.target) == "judge" else 1
-        return self.rng.choices((1.0, 30.0, 0.03), (0.8, 0.14 * often, 0.06 * often))[0]
+        return loudness(self.rng, often)
 
     def next_seed(self) -> int:
         return self.seed * 1000 + len(self.made_by_digest)
 
     def made(self, digest: str, made: Made) -> None:
         self.made_by_digest[digest] = made
+
+    def made_by(self, digest: str) -> Made:
+        return self.made_by_digest[digest]
 
     def finished(self, parcel: Parcel) -> None:
         """From here on it may not be lost."""
@@ -262,7 +265,7 @@ class World(Machines):
     def made_of(self, update_id: str) -> Made:
         """What an update taught, by what was sent for it."""
         [digest] = {r[0].header.digest for r in self.sent if r[0].header.update_id == update_id}
-        return self.made_by_digest[digest]
+        return self.made_by(digest)
 
     def outboxes(self) -> list[Path]:
         return [path for home in self.homes for path in self._outbox(home)]

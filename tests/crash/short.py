@@ -22,10 +22,13 @@ from .formulas import Dense, of_task
 from .learned import Made
 
 if TYPE_CHECKING:
+    from .child import Notes
     from .runs import World
 
 LABELS = ("no", "yes")
 SENT_IS_KEPT = 1e-4
+PATIENCE_SECONDS = 60.0
+"""Over real gRPC."""
 
 
 class Stub:
@@ -74,8 +77,9 @@ class ShortLife(Life):
 
     base = SimpleNamespace(fingerprint=FINGERPRINT)  # type: ignore[assignment]
 
-    def __init__(self, world: World, worker: str, task: str, home: Path):
-        plan = Plan(worker=worker, task=task, source="", address="here", home=home, learn_again=True)
+    def __init__(self, world: World | Notes, worker: str, task: str, home: Path, address: str = "here"):
+        patience_seconds = 0.0 if address == "here" else PATIENCE_SECONDS
+        plan = Plan(worker, task, "", address, home, patience_seconds=patience_seconds, learn_again=True)
         super().__init__(plan, lambda progress: None, lambda: False)
         self._world = world
 
@@ -83,14 +87,15 @@ class ShortLife(Life):
     def task(self) -> TaskData:  # type: ignore[override]
         return TaskData(self.plan.task, LABELS, (), ())
 
-    def _client(self) -> HereClient:
-        return HereClient(self._world)
+    def _client(self) -> Client:
+        return HereClient(self._world)  # type: ignore[arg-type]
 
     def _learn_unless(self, learned: pb.Verdict | None) -> list[Parcel]:
         return super()._learn_unless(learned) if self._world.has_more(self.plan.worker) else []
 
     def _learn(self) -> Parcel:
-        manifest, basis = self._beginning(self._world.base_version())
+        begin = self.beginning(self._world.base_version())
+        manifest, basis = begin.manifest, begin.basis
         adapter = scaled(random_adapter(self.spec, self._world.next_seed(), rank=1), self._world.loudness())
         blob = honest_blob(self.spec, adapter, basis)
         made = Made(self.plan.worker, self.plan.task, adapter, manifest.version, self._began(manifest))
@@ -119,7 +124,7 @@ class ShortLife(Life):
         merged = [r for r in self.client.versions(first=version) if (r.version, r.task) == (version, self.plan.task)]
         replaces = policy_for(self.spec, self.plan.task).kind == pb.POLICY_KIND_REPLACE
         if replaces and merged and merged[-1].update_id == mine.update_id:
-            record = self._world.made_by_digest[mine.digest]
+            record = self._world.made_by(mine.digest)
             found = dense(manifest, blobs, self.plan.task)
             assert relative_error(dense_adapter(record.adapter), found) < SENT_IS_KEPT
 

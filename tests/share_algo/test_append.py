@@ -22,7 +22,7 @@ from algebra_samples import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from share_algo import Adapter, Basis, Factors, Subspace, append, merge
+from share_algo import Adapter, Basis, Coefficients, Factors, Subspace, TaskEntry, Update, append, keep, merge
 
 tolerances = st.sampled_from([1e-5, 1e-3, 0.05, 0.3])
 
@@ -240,3 +240,37 @@ def test_columns_are_held_once_and_the_blocks_are_what_was_appended():
             assert list(added) == list(stored)
             for module, new in added.items():
                 assert torch.equal(new.out_NK, stored[module].out_NK) and torch.equal(new.in_DL, stored[module].in_DL)
+
+
+def inside(basis: Basis, seed: int) -> TaskEntry:
+    """Coefficients of rank 2 in all columns that there are."""
+    g = torch.Generator().manual_seed(seed)
+    widths = {m: basis[m].widths for m in basis}
+    return TaskEntry(
+        {
+            m: Coefficients(torch.randn(K, 2, generator=g), torch.randn(L, 2, generator=g))
+            for m, (K, L) in widths.items()
+        }
+    )
+
+
+def test_update_without_directions_is_kept_bitwise_in_a_basis_that_has_grown_since():
+    base = subspace([adapter(3, 2)]).basis
+    grown = base.grown(append(base, adapter(9, 2)).update.block)
+    entry = inside(base, 1)
+    kept = keep(grown, Update({}, entry), base)
+    assert kept is not None and kept.update.entry is entry and not kept.update.block
+    placed = append(grown, entry.adapter(base))
+    assert not any(any(d.widths) for d in placed.update.block.values())
+    assert relative_error(entry.adapter(base), kept.update.entry.adapter(grown)) == 0.0 == kept.relative_error
+    assert kept.certificate.norm == pytest.approx(placed.certificate.norm, rel=1e-6)
+    assert {m: (r.K, r.L) for m, r in kept.modules.items()} == {m: (r.K, r.L) for m, r in placed.modules.items()}
+
+
+def test_update_of_another_basis_or_with_directions_of_its_own_is_not_kept_as_it_is():
+    base, other = subspace([adapter(3, 2)]).basis, subspace([adapter(4, 2)]).basis
+    assert keep(other, Update({}, inside(base, 1)), base) is None
+    assert keep(Basis(), Update({}, inside(base, 1)), base) is None
+    assert keep(base, append(base, adapter(9, 2)).update, base) is None
+    huge = {m: Coefficients(c.P_KR * 1e30, c.Q_LR * 1e30) for m, c in inside(base, 1).coefficients.items()}
+    assert keep(base, Update({}, TaskEntry(huge)), base) is None

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from share_algo import Adapter, AlgebraError, Basis, Factors, append, lift
+from share_algo import Adapter, AlgebraError, Basis, Factors, Update, append, lift
 from share_algo.canonical import difference_norm, norm
-from share_algo.codec import decode_update, encode_update
+from share_algo.codec import decode_entry, decode_update, encode_entry, encode_update
 from share_algo.pack import packed, unpacked
 from share_algo.quantise import LEVELS, LEVELS_BY_BITS, reduced, restored
 
@@ -140,3 +140,24 @@ def test_names_that_end_like_a_scale_are_kept_and_a_clash_is_refused() -> None:
     assert list(again.entry.coefficients) == list(again.block) == ["m.scale"]
     with pytest.raises(AlgebraError, match=r"m\.scale"):
         reduced({"out/m": torch.ones(3, 1), "out/m.scale": torch.ones(3, 1)})
+
+
+def test_an_entry_that_came_in_the_compact_form_is_stored_in_the_same_bytes_and_any_other_in_its_own_numbers() -> None:
+    update = append(Basis(), sample(0)).update
+    sent = Update({}, update.entry)
+    blob = encode_update(sent, compact=True)
+    assert encode_entry(decode_update(blob).entry, compact_if_exact=True) == blob
+    kept = encode_entry(update.entry, compact_if_exact=True)
+    assert kept == encode_entry(update.entry) and len(kept) > len(blob)
+    assert torch.equal(decode_entry(kept).coefficients["m"].P_KR, update.entry.coefficients["m"].P_KR)
+
+
+@pytest.mark.parametrize("compact", [True, False])
+def test_a_module_that_is_zero_has_no_columns_and_travels_and_is_stored_all_the_same(compact: bool) -> None:
+    nothing = Factors(torch.zeros(6, 2), torch.randn(2, 5))
+    update = append(Basis(), Adapter({**sample(0).factors, "zero": nothing}, sample(0).head)).update
+    sent = decode_update(encode_update(update, compact=compact))
+    assert sent.entry.coefficients["zero"].widths == (0, 0)
+    kept = decode_entry(encode_entry(sent.entry, compact_if_exact=True))
+    assert torch.equal(kept.coefficients["m"].P_KR, sent.entry.coefficients["m"].P_KR)
+    assert kept.coefficients["zero"].P_KR.shape == sent.entry.coefficients["zero"].P_KR.shape

@@ -110,6 +110,14 @@ def test_without_spare_ranks_only_those_of_the_start_are_ever_used(x: torch.Tens
     assert coefficients(spare)["proj"].P_KR.shape[1] == RANK
 
 
+def test_neither_a_start_nor_a_spare_rank_is_refused_and_the_model_left_alone(x: torch.Tensor) -> None:
+    model, basis = lora(), learned_basis(x)
+    with pytest.raises(AlgebraError, match="without a start every rank is spare"):
+        constrain(model, basis, new_directions=2, spare=False)
+    with pytest.raises(AlgebraError, match="proj: not constrained"):
+        coefficients(model)
+
+
 def test_coefficients_are_refused_where_they_do_not_say_all(x: torch.Tensor) -> None:
     with pytest.raises(AlgebraError, match="proj: not constrained"):
         coefficients(lora())

@@ -22,10 +22,8 @@ from workers.weights import weights_for
 COLUMNS = 12
 
 
-def text(base: Path, tasks: Path, start: str, **more: int) -> str:
-    said = {"start_columns": COLUMNS, "new_directions_later": 0, **more}
-    lines = [f'start = "{start}"', *(f"{name} = {value}" for name, value in said.items())]
-    return federation_text(base, tasks).replace("[subspace]", "[subspace]\n" + "\n".join(lines))
+def text(base: Path, tasks: Path, start: str) -> str:
+    return federation_text(base, tasks, start=start, start_columns=COLUMNS)
 
 
 @pytest.fixture(scope="module", params=["weights", "seed"])

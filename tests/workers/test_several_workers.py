@@ -67,8 +67,8 @@ def test_fit_begins_with_what_the_task_is_and_sends_that_plus_what_it_learned(fe
         walk = Walk(coordinator, tmp_path / "left", tmp_path / "at")
         life = walk.lead("colour").life
         with coordinator.client() as life.client, life.home as life.home:
-            manifest, basis = life._beginning()
-            start = life._entry(manifest.tasks[0])
+            begin = life.beginning()
+            basis, start = begin.basis, begin.start
             spec = pb.FederationSpec()
             spec.CopyFrom(life.spec)
             spec.recipe.learning_rate = spec.recipe.learning_rate_directions = spec.recipe.learning_rate_head = 1e-9

@@ -200,40 +200,36 @@ class TargetModule(_message.Message):
     def __init__(self, name: _Optional[str] = ..., out_features: _Optional[int] = ..., in_features: _Optional[int] = ...) -> None: ...
 
 class Directions(_message.Message):
-    __slots__ = ("first", "later", "basis_target", "tolerance", "bits")
+    __slots__ = ("first", "tolerance", "bits")
     FIRST_FIELD_NUMBER: _ClassVar[int]
-    LATER_FIELD_NUMBER: _ClassVar[int]
-    BASIS_TARGET_FIELD_NUMBER: _ClassVar[int]
     TOLERANCE_FIELD_NUMBER: _ClassVar[int]
     BITS_FIELD_NUMBER: _ClassVar[int]
     first: int
-    later: int
-    basis_target: int
     tolerance: float
     bits: int
-    def __init__(self, first: _Optional[int] = ..., later: _Optional[int] = ..., basis_target: _Optional[int] = ..., tolerance: _Optional[float] = ..., bits: _Optional[int] = ...) -> None: ...
+    def __init__(self, first: _Optional[int] = ..., tolerance: _Optional[float] = ..., bits: _Optional[int] = ...) -> None: ...
 
 class Recipe(_message.Message):
-    __slots__ = ("epochs", "batch_size", "tokens_max", "learning_rate", "learning_rate_directions", "learning_rate_head", "learning_rate_directions_later", "scaling", "recovery")
+    __slots__ = ("epochs", "batch_size", "tokens_max", "learning_rate", "learning_rate_directions", "learning_rate_head", "scaling", "recovery", "warm_starts")
     EPOCHS_FIELD_NUMBER: _ClassVar[int]
     BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
     TOKENS_MAX_FIELD_NUMBER: _ClassVar[int]
     LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
     LEARNING_RATE_DIRECTIONS_FIELD_NUMBER: _ClassVar[int]
     LEARNING_RATE_HEAD_FIELD_NUMBER: _ClassVar[int]
-    LEARNING_RATE_DIRECTIONS_LATER_FIELD_NUMBER: _ClassVar[int]
     SCALING_FIELD_NUMBER: _ClassVar[int]
     RECOVERY_FIELD_NUMBER: _ClassVar[int]
+    WARM_STARTS_FIELD_NUMBER: _ClassVar[int]
     epochs: float
     batch_size: int
     tokens_max: int
     learning_rate: float
     learning_rate_directions: float
     learning_rate_head: float
-    learning_rate_directions_later: float
     scaling: float
     recovery: float
-    def __init__(self, epochs: _Optional[float] = ..., batch_size: _Optional[int] = ..., tokens_max: _Optional[int] = ..., learning_rate: _Optional[float] = ..., learning_rate_directions: _Optional[float] = ..., learning_rate_head: _Optional[float] = ..., learning_rate_directions_later: _Optional[float] = ..., scaling: _Optional[float] = ..., recovery: _Optional[float] = ...) -> None: ...
+    warm_starts: int
+    def __init__(self, epochs: _Optional[float] = ..., batch_size: _Optional[int] = ..., tokens_max: _Optional[int] = ..., learning_rate: _Optional[float] = ..., learning_rate_directions: _Optional[float] = ..., learning_rate_head: _Optional[float] = ..., scaling: _Optional[float] = ..., recovery: _Optional[float] = ..., warm_starts: _Optional[int] = ...) -> None: ...
 
 class JoinRequest(_message.Message):
     __slots__ = ("worker", "task", "federation_id", "base_fingerprint")
@@ -268,7 +264,7 @@ class SubmitRequest(_message.Message):
     def __init__(self, header: _Optional[_Union[UpdateHeader, _Mapping]] = ..., chunk: _Optional[bytes] = ...) -> None: ...
 
 class UpdateHeader(_message.Message):
-    __slots__ = ("update_id", "federation_id", "worker", "incarnation", "task", "base_version", "base_fingerprint", "digest", "nbytes", "labels", "metrics")
+    __slots__ = ("update_id", "federation_id", "worker", "incarnation", "task", "base_version", "base_fingerprint", "digest", "nbytes", "labels", "metrics", "warm_start")
     class MetricsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -287,6 +283,7 @@ class UpdateHeader(_message.Message):
     NBYTES_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
     METRICS_FIELD_NUMBER: _ClassVar[int]
+    WARM_START_FIELD_NUMBER: _ClassVar[int]
     update_id: str
     federation_id: str
     worker: str
@@ -298,7 +295,8 @@ class UpdateHeader(_message.Message):
     nbytes: int
     labels: _containers.RepeatedScalarFieldContainer[str]
     metrics: _containers.ScalarMap[str, float]
-    def __init__(self, update_id: _Optional[str] = ..., federation_id: _Optional[str] = ..., worker: _Optional[str] = ..., incarnation: _Optional[int] = ..., task: _Optional[str] = ..., base_version: _Optional[int] = ..., base_fingerprint: _Optional[str] = ..., digest: _Optional[str] = ..., nbytes: _Optional[int] = ..., labels: _Optional[_Iterable[str]] = ..., metrics: _Optional[_Mapping[str, float]] = ...) -> None: ...
+    warm_start: str
+    def __init__(self, update_id: _Optional[str] = ..., federation_id: _Optional[str] = ..., worker: _Optional[str] = ..., incarnation: _Optional[int] = ..., task: _Optional[str] = ..., base_version: _Optional[int] = ..., base_fingerprint: _Optional[str] = ..., digest: _Optional[str] = ..., nbytes: _Optional[int] = ..., labels: _Optional[_Iterable[str]] = ..., metrics: _Optional[_Mapping[str, float]] = ..., warm_start: _Optional[str] = ...) -> None: ...
 
 class Receipt(_message.Message):
     __slots__ = ("update_id", "outcome", "is_transient", "reason", "position", "repeated", "version")
@@ -554,7 +552,7 @@ class VersionsReply(_message.Message):
     def __init__(self, versions: _Optional[_Iterable[_Union[VersionRecord, _Mapping]]] = ...) -> None: ...
 
 class VersionRecord(_message.Message):
-    __slots__ = ("version", "parent", "generation", "digest", "created_at", "task", "worker", "update_id", "base_version", "staleness", "relative_error", "relative_error_max", "new_out", "new_in", "basis_out", "basis_in", "bytes_sent", "bytes_lora", "metrics", "kind", "note", "gone", "weight", "norm", "largest_error")
+    __slots__ = ("version", "parent", "generation", "digest", "created_at", "task", "worker", "update_id", "base_version", "staleness", "relative_error", "relative_error_max", "new_out", "new_in", "basis_out", "basis_in", "bytes_sent", "bytes_lora", "metrics", "kind", "note", "gone", "weight", "norm", "largest_error", "warm_start")
     class MetricsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -587,6 +585,7 @@ class VersionRecord(_message.Message):
     WEIGHT_FIELD_NUMBER: _ClassVar[int]
     NORM_FIELD_NUMBER: _ClassVar[int]
     LARGEST_ERROR_FIELD_NUMBER: _ClassVar[int]
+    WARM_START_FIELD_NUMBER: _ClassVar[int]
     version: int
     parent: int
     generation: int
@@ -612,7 +611,8 @@ class VersionRecord(_message.Message):
     weight: float
     norm: float
     largest_error: float
-    def __init__(self, version: _Optional[int] = ..., parent: _Optional[int] = ..., generation: _Optional[int] = ..., digest: _Optional[str] = ..., created_at: _Optional[float] = ..., task: _Optional[str] = ..., worker: _Optional[str] = ..., update_id: _Optional[str] = ..., base_version: _Optional[int] = ..., staleness: _Optional[int] = ..., relative_error: _Optional[float] = ..., relative_error_max: _Optional[float] = ..., new_out: _Optional[int] = ..., new_in: _Optional[int] = ..., basis_out: _Optional[int] = ..., basis_in: _Optional[int] = ..., bytes_sent: _Optional[int] = ..., bytes_lora: _Optional[int] = ..., metrics: _Optional[_Mapping[str, float]] = ..., kind: _Optional[_Union[VersionKind, str]] = ..., note: _Optional[str] = ..., gone: _Optional[str] = ..., weight: _Optional[float] = ..., norm: _Optional[float] = ..., largest_error: _Optional[float] = ...) -> None: ...
+    warm_start: str
+    def __init__(self, version: _Optional[int] = ..., parent: _Optional[int] = ..., generation: _Optional[int] = ..., digest: _Optional[str] = ..., created_at: _Optional[float] = ..., task: _Optional[str] = ..., worker: _Optional[str] = ..., update_id: _Optional[str] = ..., base_version: _Optional[int] = ..., staleness: _Optional[int] = ..., relative_error: _Optional[float] = ..., relative_error_max: _Optional[float] = ..., new_out: _Optional[int] = ..., new_in: _Optional[int] = ..., basis_out: _Optional[int] = ..., basis_in: _Optional[int] = ..., bytes_sent: _Optional[int] = ..., bytes_lora: _Optional[int] = ..., metrics: _Optional[_Mapping[str, float]] = ..., kind: _Optional[_Union[VersionKind, str]] = ..., note: _Optional[str] = ..., gone: _Optional[str] = ..., weight: _Optional[float] = ..., norm: _Optional[float] = ..., largest_error: _Optional[float] = ..., warm_start: _Optional[str] = ...) -> None: ...
 
 class MetricsRequest(_message.Message):
     __slots__ = ("task",)
