@@ -25,6 +25,7 @@ from share_algo import (
     with_weights,
 )
 from share_algo.codec import decode_block, encode_block
+from share_algo.weights import LANCZOS_SIDE_MIN
 
 SHAPES = {"a": (48, 32), "b": (32, 40)}
 COLUMNS = 12
@@ -61,6 +62,20 @@ def test_columns_are_the_leading_singular_vectors_in_order_with_a_sign_of_their_
         assert np.abs(np.abs(np.sum(out * U[:, :COLUMNS], 0)) - 1).max() < 1e-6
         assert np.allclose(np.diag(out.T @ W.double().numpy() @ inn), S[:COLUMNS], rtol=1e-5)
         assert (np.take_along_axis(out, np.abs(out).argmax(0)[None], 0) > 0).all()
+
+
+def reflection(side: int, seed: int) -> torch.Tensor:
+    unit = torch.nn.functional.normalize(torch.randn(side, generator=torch.Generator().manual_seed(seed)), dim=0)
+    return torch.eye(side) - 2 * torch.outer(unit, unit)
+
+
+def test_a_few_columns_of_a_large_weight_are_the_same_without_decomposing_it_whole():
+    left, right = (reflection(LANCZOS_SIDE_MIN, seed) for seed in (1, 2))
+    values = torch.linspace(3, 1, LANCZOS_SIDE_MIN)
+    columns = weight_block({"m": (left * values) @ right}, 8)["m"]
+    for found, known in ((columns.out_NK, left), (columns.in_DL, right)):
+        assert ((found * known[:, :8]).sum(0).abs() - 1).abs().max() < 1e-4
+    assert ((columns.out_NK.T @ (left * values) @ right @ columns.in_DL).diag() - values[:8]).abs().max() < 1e-4
 
 
 def test_a_block_from_weights_costs_a_few_bytes_whatever_their_size_and_needs_them_to_be_read():
@@ -102,7 +117,9 @@ def test_another_weight_is_refused_with_the_module(other, tmp_path):
 
 
 def test_weights_whose_vectors_nobody_could_tell_apart_are_refused():
-    for weight in (torch.eye(20), torch.zeros(20, 20)):
+    large = torch.eye(LANCZOS_SIDE_MIN)
+    in_pairs = large * torch.linspace(2, 1, len(large)).round(decimals=1)
+    for weight in (torch.eye(20), torch.zeros(20, 20), large, in_pairs):
         block = weight_block({"m": weight}, 4)
         with pytest.raises(AlgebraError, match=r"m: singular values"):
             _ = block["m"].out_NK
