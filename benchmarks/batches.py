@@ -21,7 +21,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.receipts import blob_of, header_of, small_spec
+from benchmarks.receipts_samples import blob_of, header_of, small_spec
 from coordinator.batch import BATCH_MAX
 from coordinator.history import History
 from coordinator.home import open_home

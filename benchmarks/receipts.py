@@ -3,7 +3,7 @@
 raw commits        of the same rows by SQLite alone
 blob and commit    the same, each after a file with the update's bytes (write, fsync, rename, fsync the folder): as much
                    is on disk as a receipt promises
-empty calls        Describe on the same server: no disk, no decoding, one message each way
+bare calls         the same messages to a server that only takes them and answers: what gRPC in Python alone allows
 
 The coordinator is a process of its own and merges meanwhile, as it always does; its CPU time is counted until the last
 update is merged. Its senders share another process. How the first two compare depends on what the disk's fsync takes,
@@ -35,17 +35,14 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.receipts_bare import bare_server
 from benchmarks.receipts_disk import commits, fsync_seconds
+from benchmarks.receipts_samples import blob_of, header_of, small_spec
 from coordinator.home import open_home
-from protos.chunks import digest_of
 from protos.fedshare.v1 import federation_pb2 as pb
 from protos.fedshare.v1.federation_pb2_grpc import FederationStub
-from share_algo import Adapter, Basis, Factors, append
-from share_algo.codec import encode_update
 
-SHAPES = {"encoder.a": (12, 10), "encoder.b": (8, 16)}
 START_SECONDS_MAX = 60.0
-EMPTY = Basis()
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,7 @@ class Running:
 
 @dataclass(frozen=True)
 class Round:
-    """Receipts, commits and empty calls a second; CPU seconds of the coordinator for each receipt; one fsync.
+    """Receipts, commits and bare calls a second; CPU seconds of the coordinator for each receipt; one fsync.
 
     queued: the share of the updates that is not yet merged when the last receipt comes.
     """
@@ -69,7 +66,7 @@ class Round:
     receipts: float
     raw: float
     with_blob: float
-    calls: float
+    bare: float
     queued: float
     cpu: float
     fsync: float
@@ -81,7 +78,7 @@ COLUMNS: dict[str, tuple[Callable[[Round], float], str]] = {
     "ratio": (lambda r: r.receipts / r.raw, ".2f"),
     "blob and commit/s": (lambda r: r.with_blob, ",.0f"),
     "ratio to it": (lambda r: r.receipts / r.with_blob, ".2f"),
-    "empty calls/s": (lambda r: r.calls, ",.0f"),
+    "bare calls/s": (lambda r: r.bare, ",.0f"),
     "CPU ms a receipt": (lambda r: 1000 * r.cpu, ".2f"),
     "still queued": (lambda r: r.queued, ".0%"),
     "fsync ms": (lambda r: 1000 * r.fsync, ".2f"),
@@ -104,17 +101,24 @@ def _rounds(folder: Path, rounds: int, updates: int, workers: str) -> Iterator[R
     """Everything in turn, so that all meet the same disk."""
     with open_home(folder / "home", small_spec()):
         pass
-    with coordinator(folder / "home") as running:
-        command = [sys.executable, "-m", "benchmarks.receipts", "--send", running.address, "--workers", workers]
+    blob = blob_of(small_spec())
+    with coordinator(folder / "home") as running, bare_server() as bare:
         for n in range(rounds):
             raw = commits(folder / f"{n}-raw", updates)
             before = running.cpu_seconds()
-            sent = subprocess.run([*command, "--updates", str(updates)], stdout=subprocess.PIPE, check=True)
+            receipts, queued = _sent(running.address, updates, workers)
             cpu = (running.cpu_seconds() - before) / updates
-            receipts, queued = json.loads(sent.stdout)
-            calls = asyncio.run(_empty_calls(running.address, updates, int(workers)))
-            with_blob = commits(folder / f"{n}-blob", updates, blob_of(small_spec()))
+            calls, _ = _sent(bare, updates, workers)
+            with_blob = commits(folder / f"{n}-blob", updates, blob)
             yield Round(receipts, raw, with_blob, calls, queued / updates, cpu, fsync_seconds(folder, updates))
+
+
+def _sent(address: str, updates: int, workers: str) -> tuple[float, int]:
+    """What `_send` says, in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.receipts", "--send", address, "--workers", workers]
+    said = subprocess.run([*command, "--updates", str(updates)], stdout=subprocess.PIPE, check=True).stdout
+    speed, queued = json.loads(said)
+    return speed, queued
 
 
 @contextmanager
@@ -161,58 +165,12 @@ async def _send(address: str, updates: int, workers: int) -> tuple[float, int]:
         return speed, queued
 
 
-async def _empty_calls(address: str, calls: int, workers: int) -> float:
-    """A second, of as many callers."""
-
-    async def caller(stub: FederationStub) -> None:
-        for _ in range(calls // workers):
-            await stub.Describe(pb.DescribeRequest())
-
-    async with grpc.aio.insecure_channel(address) as channel:
-        stub = FederationStub(channel)
-        await stub.Describe(pb.DescribeRequest())
-        began = time.perf_counter()
-        await asyncio.gather(*(caller(stub) for _ in range(workers)))
-        return calls // workers * workers / (time.perf_counter() - began)
-
-
 async def _worker(stub: FederationStub, spec: pb.FederationSpec, name: str, numbers: range, blob: bytes) -> None:
     for n in numbers:
         blob = blob[:-8] + struct.pack("<ff", n, time.monotonic())  # no two are equal
         header = header_of(spec, name, name, blob)
         receipt = await stub.Submit(iter([pb.SubmitRequest(header=header), pb.SubmitRequest(chunk=blob)]))
         assert receipt.outcome == pb.OUTCOME_QUEUED and not receipt.repeated, receipt
-
-
-def header_of(spec: pb.FederationSpec, worker: str, task: str, blob: bytes) -> pb.UpdateHeader:
-    return pb.UpdateHeader(
-        update_id=uuid.uuid4().hex,
-        federation_id=spec.federation_id,
-        worker=worker,
-        incarnation=1,
-        task=task,
-        base_fingerprint=spec.base.fingerprint,
-        digest=digest_of(blob),
-        nbytes=len(blob),
-        labels=["no", "yes"],
-    )
-
-
-def small_spec() -> pb.FederationSpec:
-    modules = [pb.TargetModule(name=name, out_features=N, in_features=D) for name, (N, D) in SHAPES.items()]
-    base = pb.BaseModel(name="none", fingerprint="f" * 64)
-    return pb.FederationSpec(name="receipts", base=base, modules=modules, rank=4, tolerance=1e-5)
-
-
-def blob_of(spec: pb.FederationSpec, basis: Basis = EMPTY, times: float = 1.0) -> bytes:
-    """An update that is so loud, made for this basis; always of the same columns."""
-    g = torch.Generator().manual_seed(0)
-    factors = {
-        m.name: Factors(times * torch.randn(m.out_features, 2, generator=g), torch.randn(2, m.in_features, generator=g))
-        for m in spec.modules
-    }
-    adapter = Adapter(factors, {"classifier.weight": torch.randn(2, 6, generator=g)})
-    return encode_update(append(basis, adapter, tolerance=spec.tolerance).update)
 
 
 def _options() -> argparse.Namespace:

@@ -17,7 +17,8 @@ from statistics import median
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.receipts import blob_of, coordinator, header_of, small_spec
+from benchmarks.receipts import coordinator
+from benchmarks.receipts_samples import blob_of, header_of, small_spec
 from coordinator.batch import Batch
 from coordinator.history import History
 from coordinator.home import open_home
