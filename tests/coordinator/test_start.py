@@ -22,9 +22,10 @@ from parts import (
 from coordinator.errors import CoordinatorError
 from coordinator.home import open_home
 from coordinator.start import start_block
+from protos.chunks import digest_of
 from protos.fedshare.v1 import federation_pb2 as pb
-from share_algo import Adapter, Basis, Coefficients
-from share_algo.codec import decode_basis, decode_entry
+from share_algo import Adapter, Basis, Coefficients, append
+from share_algo.codec import decode_basis, decode_entry, encode_update
 
 COLUMNS = 6
 """Of sides of 8 to 16."""
@@ -100,6 +101,17 @@ def test_what_is_learned_inside_brings_no_direction_and_what_is_not_brings_its_o
     assert (strange.new_out, strange.new_in, strange.basis_out) == (2, 2, COLUMNS + 2)
     assert derived.off("within") < SENT_IS_KEPT and derived.off("strange") < SENT_IS_KEPT
     assert derived.read()[2][0] == derived.read(0)[2][0]
+
+
+def test_what_is_learned_inside_is_stored_in_the_bytes_that_it_came_in_and_a_forget_leaves_it_so(derived: Derived):
+    blob = encode_update(append(derived.start, inside(derived.start, 1)).update, compact=True)
+    with RawWorker(derived.coordinator.address, "worker", "within", derived.weights) as raw:
+        assert raw.submit(raw.header(blob, 0), blob).outcome == pb.OUTCOME_QUEUED
+    with derived.coordinator.client() as client:
+        derived.learn("strange", random_adapter(client.describe(), 2))
+    assert {t.task: t.entry.digest for t in _manifest(derived).tasks}["within"] == digest_of(blob)
+    assert order(derived.coordinator, forget=pb.Forget(task="strange")).outcome == pb.OUTCOME_DONE
+    assert [t.entry.digest for t in _manifest(derived).tasks] == [digest_of(blob)]
 
 
 def test_forget_rollback_and_replay_begin_with_the_same_columns(derived: Derived):
