@@ -3,9 +3,10 @@
 federation   `fedshare run`: what the README's command does, coordinator, gRPC, Ray and all (seed 0)
 local        the same functions in one process (local_federation.py), for further seeds
 lora         one plain LoRA per task (each of the learning rates given; the best mean counts)
+lora_probed  the same, but that its head begins as the federation's do, fitted by itself
 
 python -m benchmarks.real_tasks --data DIR [--tasks a,b] [--methods lora] [--seed 1] [--out FILE]
-    [--start seed] [--columns 64] [--warm-starts 0] [--epochs 6.6]    of `local` and `lora` only
+    [--start seed] [--columns 64] [--warm-starts 0] [--probe-examples 0] [--epochs 6.6]    of all but `federation`
 Other controls are in controls.py.
 """
 
@@ -31,6 +32,7 @@ from fedshare.federation_file import FederationFile, read_federation_file, with_
 from protos.fedshare.v1 import federation_pb2 as pb
 from share_algo.codec import decode_update
 from workers.base_model import BaseModel, find_base_model
+from workers.begin import probed_head
 from workers.evaluate import accuracy, logits_of
 from workers.tasks import TaskData, load_task
 from workers.train import lora_model, steps_of, train
@@ -50,12 +52,12 @@ def main() -> None:
     console = Console(stderr=True)
     file = with_sources(_changed(read_federation_file(FILE), options), FILE.parent, options.data, options.tasks)
     results: dict[str, dict[str, float]] = {}
-    if "federation" in options.methods:
+    if "federation" in options.methods.split(","):
         results["federation"] = _federation(options.data, options.tasks, options.home)
     spec, base = file.spec(), find_base_model(file.base.model)
-    if "local" in options.methods:
+    if "local" in options.methods.split(","):
         results["local"] = _local(base, spec, [task_data(file, t.name, t.source) for t in file.tasks], console)
-    for label, method in _methods(options.methods, options.rates):
+    for label, method in _methods(options.methods.split(","), options.rates):
         results[label] = {}
         for number, task in enumerate(file.tasks, start=1):
             started = time.monotonic()
@@ -76,6 +78,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--start", default="weights", choices=["weights", "seed", "empty"])
     parser.add_argument("--columns", type=int, help="of a derived start")
     parser.add_argument("--warm-starts", type=int)
+    parser.add_argument("--probe-examples", type=int)
     parser.add_argument("--epochs", type=float)
     parser.add_argument("--seed", type=int, default=0, help="of all but `federation`, which is the file's")
     parser.add_argument("--home", default="real-home", help="of the federation; must be new")
@@ -88,7 +91,7 @@ def _changed(file: FederationFile, options: argparse.Namespace) -> FederationFil
     """With what the options say instead."""
     said = file.model_dump(exclude_unset=True) | {"seed": options.seed}
     said["subspace"] = {"start": options.start, "start_columns": options.columns, **said.get("subspace", {})}
-    changes = {"epochs": options.epochs, "warm_starts": options.warm_starts}
+    changes = {name: getattr(options, name) for name in ("epochs", "warm_starts", "probe_examples")}
     said["recipe"] = {**said.get("recipe", {}), **{k: v for k, v in changes.items() if v is not None}}
     return FederationFile.model_validate(said)
 
@@ -140,27 +143,30 @@ def _bytes_at(blobs: Iterable[bytes], width: int) -> tuple[int, int]:
     return sent, lora
 
 
-def _methods(names: str, rates: Sequence[float]) -> list[tuple[str, Method]]:
-    found: list[tuple[str, Method]] = []
-    if "lora" in names:
-        found += [(f"lora {rate:g}", _lora(rate)) for rate in rates]
-    return found
+def _methods(names: Sequence[str], rates: Sequence[float]) -> list[tuple[str, Method]]:
+    return [(f"{name} {rate:g}", _lora(rate, probed=name == "lora_probed"))
+            for name in names if name.startswith("lora") for rate in rates]  # fmt: skip
 
 
-def _lora(rate: float) -> Method:
+def _lora(rate: float, *, probed: bool) -> Method:
     def fit(base: BaseModel, spec: pb.FederationSpec, task: TaskData) -> PeftModel:
-        return trained(lora_model(base, spec, len(task.labels)), base, spec, task, learning_rate_directions=rate)
+        recipe = {} if probed else {"probe_examples": 0}
+        return trained(
+            lora_model(base, spec, len(task.labels)), base, spec, task, learning_rate_directions=rate, **recipe
+        )
 
     return fit
 
 
-def trained(model: PeftModel, base: BaseModel, spec: pb.FederationSpec, task: TaskData, **rates: float) -> PeftModel:
-    """With the federation's recipe, but for these learning rates."""
-    recipe = pb.Recipe()
-    recipe.CopyFrom(spec.recipe)
-    for name, rate in rates.items():
-        setattr(recipe, name, rate)
-    train(model, base, recipe, task.train, spec.seed, steps_of(recipe, len(task.train)), TrainerCallback())
+def trained(model: PeftModel, base: BaseModel, spec: pb.FederationSpec, task: TaskData, **recipe: float) -> PeftModel:
+    """With the federation's recipe, but for what is said of it; its head begins as a federation's task's does."""
+    changed = pb.FederationSpec()
+    changed.CopyFrom(spec)
+    for name, value in recipe.items():
+        setattr(changed.recipe, name, value)
+    probed_head(model, base, changed, task)
+    steps = steps_of(changed.recipe, len(task.train))
+    train(model, base, changed.recipe, task.train, spec.seed, steps, TrainerCallback())
     return model
 
 

@@ -92,6 +92,8 @@ class Recipe(Section):
     recovery: share of the steps, the last of the cycle, that come after the cut: in coefficients and head only.
     warm_starts: of the newest tasks, with whose coefficients one that begins inside the basis may begin; the best is
     found by what a fresh head could make of them. 0: every task begins by itself.
+    probe_examples: at most so many training examples, on whose features a new task's head is fitted by itself before
+    anything else is trained (LP-FT, arXiv:2202.10054), where it is one linear layer. 0: it begins at random.
     """
 
     epochs: float = Field(default=3, gt=0)
@@ -102,6 +104,7 @@ class Recipe(Section):
     learning_rate_head: float = Field(default=1e-2, gt=0)
     recovery: float = Field(default=0.1, ge=0, lt=1)
     warm_starts: int = Field(default=8, ge=0, le=1000)
+    probe_examples: int = Field(default=2000, ge=0, le=1_000_000)
     scaling: float = Field(default=2.0, gt=0)
 
 

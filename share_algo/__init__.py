@@ -25,6 +25,7 @@ from share_algo.edit import remove, rename
 from share_algo.errors import AlgebraError
 from share_algo.forms import QuantiseReport, dequantise, quantise
 from share_algo.lift import lift
+from share_algo.probe import linear_probe, probe_loss
 from share_algo.subspace import Merged, MergeReport, Result, Subspace, measured, merge
 from share_algo.types import Adapter, Basis, Block, Coefficients, Directions, Factors, TaskEntry, Update
 from share_algo.unite import UniteReport, unite
@@ -65,6 +66,7 @@ __all__ = [
     "derived_block",
     "keep",
     "lift",
+    "linear_probe",
     "measured",
     "merge",
     "mixed",
@@ -82,7 +84,7 @@ __all__ = [
 
 _NEED_PEFT = {
     **dict.fromkeys(("attach", "coefficients", "constrain", "release"), "training"),
-    **dict.fromkeys(("WarmStart", "probe_loss", "refine", "warm_start"), "transfer"),
+    **dict.fromkeys(("WarmStart", "refine", "warm_start"), "transfer"),
 }
 
 

@@ -16,13 +16,9 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from share_algo.errors import AlgebraError
 from share_algo.lora_layers import lora_pairs
 from share_algo.subspace import Merged, Subspace, merge
 from share_algo.training import attach_head, begin, constrain, constraints, release
-
-RIDGES = tuple(10.0**power for power in range(-4, 3))
-"""Tried by `probe_loss`, relative to the features' mean squared length."""
 
 
 @dataclass(frozen=True)
@@ -90,32 +86,6 @@ def refine(
     finally:
         learned = release(model, adapter_name)
     return merge(subspace, task, replace(learned, settings=entry.settings))
-
-
-@torch.no_grad()
-def probe_loss(features_EF: Tensor, labels_E: Tensor) -> float:
-    """Mean squared leave-one-out error of ridge regression from features to one-hot labels, for the best ridge.
-
-    features_EF: E examples' features as a head would get them. Exact without fitting E times: a residual of a linear
-    smoother H, left out, is residual / (1 - H_ii) (Allen's PRESS statistic, Technometrics 1974). Cost: E^2 (E + F).
-    """
-    if len(features_EF) != len(labels_E) or len(labels_E) < 2:
-        raise AlgebraError(f"{len(features_EF)} rows of features and {len(labels_E)} labels")
-    features = features_EF.double()
-    targets = torch.nn.functional.one_hot(labels_E.unique(return_inverse=True)[1]).double()
-    targets, features = targets.to(features.device) - targets.mean(0).to(features.device), features - features.mean(0)
-    energy, vectors = torch.linalg.eigh(features @ features.T)
-    energy = energy.clamp(min=0.0)
-    scale = float(energy.mean()) or 1.0
-    rotated = vectors.T @ targets
-    return min(_left_out(vectors, energy, rotated, targets, ridge * scale) for ridge in RIDGES)
-
-
-def _left_out(vectors: Tensor, energy: Tensor, rotated: Tensor, targets: Tensor, ridge: float) -> float:
-    kept = energy / (energy + ridge)
-    own = (vectors.square() @ kept) + 1 / len(targets)  # the mean is fitted too
-    residual = targets - vectors @ (kept[:, None] * rotated)
-    return float((residual / (1 - own).clamp(min=1e-12)[:, None]).square().sum(1).mean())
 
 
 def _judged(loss: float) -> float:

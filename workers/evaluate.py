@@ -29,19 +29,39 @@ def logits_of(
 def features_of(
     model: PeftModel, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], tokens_max: int
 ) -> Tensor | None:
-    """(examples, numbers) in float32: what the head gets of each. None where it does not get one vector of each."""
-    head = next((m for m in model.modules() if isinstance(m, ModulesToSaveWrapper)), None)
+    """(examples, numbers) in float32: what the head gets of each. None where it does not get one vector of each, nor
+    one of each token among which the model then chooses."""
+    head = head_of(model)
     if head is None:
         return None
-    seen: list[Tensor] = []
-    hook = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].float().cpu()))
+    seen: list[tuple[Tensor, Tensor]] = []
+    hook = head.register_forward_hook(lambda _, got, gave: seen.append((got[0].float().cpu(), gave.float().cpu())))
+    order: list[int] = []
+    rows: list[Tensor | None] = []
     try:
-        order = [i for chosen, _ in _batches(model, tokenizer, examples, tokens_max) for i in chosen]
+        for chosen, logits in _batches(model, tokenizer, examples, tokens_max):
+            order += chosen
+            rows.append(_chosen(*seen.pop(), logits))
     finally:
         hook.remove()
-    if any(features.ndim != 2 for features in seen):
+    features = [row for row in rows if row is not None]
+    return torch.cat(features)[torch.tensor(order).argsort()] if len(features) == len(rows) else None
+
+
+def _chosen(got: Tensor, gave: Tensor, logits: Tensor) -> Tensor | None:
+    """Of a batch: what the head got where it gave the model's logits; of many tokens that may be any one (a decoder's
+    last). None where it can't be said."""
+    if got.ndim == 2:
+        return got
+    if got.ndim != 3 or gave.shape != (*got.shape[:2], logits.shape[1]):
         return None
-    return torch.cat(seen)[torch.tensor(order).argsort()]
+    off, token = (gave - logits[:, None]).abs().amax(dim=2).min(dim=1)
+    return None if off.any() else got[torch.arange(len(got)), token]
+
+
+def head_of(model: PeftModel) -> ModulesToSaveWrapper | None:
+    """What is trained whole for the task, if there is such a part; the first, where there are several."""
+    return next((m for m in model.modules() if isinstance(m, ModulesToSaveWrapper)), None)
 
 
 def _batches(

@@ -16,7 +16,7 @@ from share_algo.canonical import whole_norm
 from share_algo.codec import decode_update, encode_update
 from share_algo.training import attach, attach_head, coefficients, constrain, release
 from workers.base_model import BaseModel
-from workers.begin import warm_start
+from workers.begin import probed_head, warm_start
 from workers.tasks import TaskData
 from workers.train import lora_model, steps_of, train
 
@@ -67,6 +67,8 @@ def fit(
     _begin(model, spec, basis, start)
     may = known and start is None and is_inside(spec)
     warm = warm_start(model, base, spec, basis, task, known) if may else ""
+    if start is None:
+        probed_head(model, base, spec, task)
     train(model, base, recipe, task.train, spec.seed, steps, told, range(cut))
     learned = release(model)
 

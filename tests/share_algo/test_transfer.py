@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from peft import PeftModel
@@ -33,7 +32,6 @@ from share_algo import (
     compact,
     constrain,
     merge,
-    probe_loss,
     refine,
     release,
     warm_start,
@@ -199,26 +197,3 @@ def test_a_model_that_is_not_constrained_is_refused_by_name(made: Subspace) -> N
         warm_start(lora(), made, lambda _: 0.0)
     with pytest.raises(AlgebraError, match="proj: constrained already"):
         constrain(started(made, None), made, new_directions=0)
-
-
-def test_probe_loss_is_the_best_leave_one_out_error_of_ridge_regression() -> None:
-    g = np.random.RandomState(0)
-    X, labels = g.standard_normal((12, 5)), np.arange(12) % 3
-    Y = np.eye(3)[labels]
-    scale = np.linalg.eigvalsh((X - X.mean(0)) @ (X - X.mean(0)).T).mean()
-    errors = []
-    for ridge in 10.0 ** np.arange(-4, 3) * scale:
-        lost = 0.0
-        for i in range(12):
-            rest = np.arange(12) != i
-            mean, targets = X[rest].mean(0), Y[rest].mean(0)
-            C = X[rest] - mean
-            W = np.linalg.solve(C.T @ C + ridge * np.eye(5), C.T @ (Y[rest] - targets))
-            lost += np.square(Y[i] - targets - (X[i] - mean) @ W).sum()
-        errors.append(lost / 12)
-    assert probe_loss(torch.from_numpy(X), torch.from_numpy(labels)) == pytest.approx(min(errors), rel=1e-6)
-
-
-def test_probe_loss_prefers_features_that_tell_the_labels_apart() -> None:
-    noise, labels = torch.randn(40, 16, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 2
-    assert probe_loss(noise + 2 * labels[:, None], labels) < 0.1 < probe_loss(noise, labels)

@@ -210,7 +210,7 @@ class Directions(_message.Message):
     def __init__(self, first: _Optional[int] = ..., tolerance: _Optional[float] = ..., bits: _Optional[int] = ...) -> None: ...
 
 class Recipe(_message.Message):
-    __slots__ = ("epochs", "batch_size", "tokens_max", "learning_rate", "learning_rate_directions", "learning_rate_head", "scaling", "recovery", "warm_starts")
+    __slots__ = ("epochs", "batch_size", "tokens_max", "learning_rate", "learning_rate_directions", "learning_rate_head", "scaling", "recovery", "warm_starts", "probe_examples")
     EPOCHS_FIELD_NUMBER: _ClassVar[int]
     BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
     TOKENS_MAX_FIELD_NUMBER: _ClassVar[int]
@@ -220,6 +220,7 @@ class Recipe(_message.Message):
     SCALING_FIELD_NUMBER: _ClassVar[int]
     RECOVERY_FIELD_NUMBER: _ClassVar[int]
     WARM_STARTS_FIELD_NUMBER: _ClassVar[int]
+    PROBE_EXAMPLES_FIELD_NUMBER: _ClassVar[int]
     epochs: float
     batch_size: int
     tokens_max: int
@@ -229,7 +230,8 @@ class Recipe(_message.Message):
     scaling: float
     recovery: float
     warm_starts: int
-    def __init__(self, epochs: _Optional[float] = ..., batch_size: _Optional[int] = ..., tokens_max: _Optional[int] = ..., learning_rate: _Optional[float] = ..., learning_rate_directions: _Optional[float] = ..., learning_rate_head: _Optional[float] = ..., scaling: _Optional[float] = ..., recovery: _Optional[float] = ..., warm_starts: _Optional[int] = ...) -> None: ...
+    probe_examples: int
+    def __init__(self, epochs: _Optional[float] = ..., batch_size: _Optional[int] = ..., tokens_max: _Optional[int] = ..., learning_rate: _Optional[float] = ..., learning_rate_directions: _Optional[float] = ..., learning_rate_head: _Optional[float] = ..., scaling: _Optional[float] = ..., recovery: _Optional[float] = ..., warm_starts: _Optional[int] = ..., probe_examples: _Optional[int] = ...) -> None: ...
 
 class JoinRequest(_message.Message):
     __slots__ = ("worker", "task", "federation_id", "base_fingerprint")
