@@ -13,6 +13,7 @@ frozen       only a head is trained
 and over all tasks one shared LoRA with a head for each:
 joint        trained on all tasks' data at once, every step from another task
 sequential   trained on one task after another; what it forgets is shown
+Every head but those of a shared LoRA begins fitted by itself, as the federation's do.
 Bytes are those of an update: compact form (int8) for coefficients and heads, float32 for LoRA as PEFT writes it.
 """
 
@@ -42,8 +43,6 @@ from workers.tasks import TaskData
 from workers.train import lora_model
 
 LORA_RATE = 6e-3
-RATE = 0.12
-"""Of coefficients: moves a column of lora_B in one step as far as LoRA's rate does, at any width."""
 BASIS_TOLERANCE = 0.1
 WIDE = 64
 
@@ -126,7 +125,7 @@ def _cut(sides: Mapping[str, Directions], widths: Mapping[str, tuple[int, int]])
 def inside(setting: Setting, basis: Basis, task: TaskData) -> Measured:
     """Coefficients and a head only."""
     model = constrain(setting.fresh(task), basis, new_directions=0, seed=setting.spec.seed)
-    adapter = release(trained(model, setting.base, setting.spec, task, learning_rate=RATE))
+    adapter = release(trained(model, setting.base, setting.spec, task))
     blob = encode_update(append(basis, adapter).update, compact=True)
     return Measured(measure(model, setting.base, setting.spec, task), len(blob))
 

@@ -10,9 +10,12 @@ from share_algo.errors import AlgebraError
 
 RIDGES = tuple(10.0**power for power in range(-4, 3))
 """Tried by `probe_loss`, relative to the features' mean squared length."""
-PENALTY = 2e-3
-"""Of `linear_probe`'s weights, relative to the features' variance."""
+PENALTY = 0.01
+"""Of `linear_probe`'s weights, relative to the features' variance, shared by the classes: of many, each has but few
+examples to answer with."""
 ITERATIONS_MAX = 100
+HISTORY = 10
+"""Steps that L-BFGS remembers, each two copies of the weight."""
 
 
 @torch.no_grad()
@@ -38,9 +41,10 @@ def linear_probe(
 ) -> tuple[Tensor, Tensor]:
     """(weight (classes, F), bias (classes,)), float64, of logistic regression from features to labels 0..classes - 1.
 
-    Least mean cross-entropy + penalty * variance * ||weight||^2, variance the features' mean squared distance from
-    their mean: features twice as long give the same logits. A head that begins so does not spoil what it is given while
-    it is learned (LP-FT, Kumar et al., arXiv:2202.10054). Cost: some hundred passes over the features, L-BFGS's.
+    Least mean cross-entropy + penalty / classes * variance * ||weight||^2, variance the features' mean squared
+    distance from their mean: features twice as long give the same logits. A head that begins so does not spoil what it
+    is given while it is learned (LP-FT, Kumar et al., arXiv:2202.10054). Cost: L-BFGS's, some hundred passes over the
+    features, and twenty times the weight in memory.
     """
     _must_match(features_EF, labels_E)
     features, labels = features_EF.detach().double(), labels_E.to(features_EF.device)
@@ -49,11 +53,13 @@ def linear_probe(
     features = (features - centre) / length
     weight = features.new_zeros(classes, features.shape[1], requires_grad=True)
     bias = features.new_zeros(classes, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weight, bias], max_iter=ITERATIONS_MAX, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(
+        [weight, bias], max_iter=ITERATIONS_MAX, history_size=HISTORY, line_search_fn="strong_wolfe"
+    )
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        value = cross_entropy(features @ weight.T + bias, labels) + penalty * weight.square().sum()
+        value = cross_entropy(features @ weight.T + bias, labels) + penalty / classes * weight.square().sum()
         value.backward()
         return value
 

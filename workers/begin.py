@@ -18,6 +18,8 @@ from workers.base_model import BaseModel
 from workers.evaluate import features_of, head_of
 from workers.tasks import Example, TaskData
 
+HEAD_NUMBERS_MAX = 1 << 22
+"""A larger head begins at random: fitting it takes twenty times its own memory, in float64."""
 JUDGED_BY = 128
 """Examples of the training split: a pass over them forward, for each start that is tried."""
 
@@ -48,12 +50,12 @@ def warm_start(
 def probed_head(model: PeftModel, base: BaseModel, spec: FederationSpec, task: TaskData) -> bool:
     """Let the head begin as a linear probe of what it gets now, of as many examples as the recipe says.
 
-    False, and the head as it was, where the recipe wants none or the head is not one linear layer that gets one vector
-    of each text. Deterministic. Cost: a pass over the examples forward.
+    False, and the head as it was, where the recipe wants none or the head is not one linear layer, of at most
+    HEAD_NUMBERS_MAX, that gets one vector of each text. Deterministic. Cost: a pass over the examples forward.
     """
     head = head_of(model)
     layer = head.modules_to_save[head.active_adapters[0]] if head else None
-    if not spec.recipe.probe_examples or not isinstance(layer, nn.Linear):
+    if not spec.recipe.probe_examples or not isinstance(layer, nn.Linear) or layer.weight.numel() > HEAD_NUMBERS_MAX:
         return False
     examples, labels = _some(task, spec.recipe.probe_examples, spec.seed)
     features = _features(model, base, spec, examples)
