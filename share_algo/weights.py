@@ -11,12 +11,13 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
 
 import numpy as np
 import torch
-from scipy.sparse.linalg import svds
+from scipy.sparse.linalg import ArpackNoConvergence, svds
 from torch import Tensor
 
 from share_algo.derived import DerivedDirections, check_size, once
@@ -30,6 +31,10 @@ GAP_MIN = 1e-9
 LANCZOS_SIDE_MIN = 2048
 LANCZOS_SHARE_MAX = 1 / 8
 """A few vectors of a large square cost two to seven times less by Lanczos' method than by decomposing it whole."""
+LANCZOS_VECTORS_MIN = 64
+"""Held at once; with fewer a few columns of a slowly falling spectrum take many restarts."""
+LANCZOS_RESTARTS_MAX = 50
+"""Flat spectra and steep ones took at most five; what takes more is decomposed whole."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,8 @@ def _leading(weight_ND: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     """(U_Nk, k + 1 falling singular values, V_Dk): the last value is the next one's, or 0 where there is none."""
     smaller = min(weight_ND.shape)
     if smaller >= LANCZOS_SIDE_MIN and k + 1 <= LANCZOS_SHARE_MAX * smaller and weight_ND.any():
-        return _by_lanczos(weight_ND, k)
+        with suppress(ArpackNoConvergence):
+            return _by_lanczos(weight_ND, k)
     U, S, Vh = torch.linalg.svd(weight_ND, full_matrices=False)
     return U[:, :k], torch.cat([S, S.new_zeros(1)])[: k + 1], Vh[:k].T
 
@@ -98,7 +104,15 @@ def _leading(weight_ND: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
 def _by_lanczos(weight_ND: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     """To float64's rounding (`tol=0`, ARPACK's default), from the same start everywhere."""
     begin = np.random.RandomState(0).standard_normal(min(weight_ND.shape))
-    U, S, Vh = (torch.from_numpy(part.copy()) for part in svds(weight_ND.numpy(), k=k + 1, v0=begin, solver="arpack"))
+    found = svds(
+        weight_ND.numpy(),
+        k=k + 1,
+        ncv=max(LANCZOS_VECTORS_MIN, 2 * k + 3),
+        v0=begin,
+        maxiter=LANCZOS_RESTARTS_MAX,
+        solver="arpack",
+    )
+    U, S, Vh = (torch.from_numpy(part.copy()) for part in found)
     falling = S.argsort(descending=True)
     return U[:, falling[:k]], S[falling], Vh[falling[:k]].T
 

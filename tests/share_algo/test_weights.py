@@ -25,7 +25,7 @@ from share_algo import (
     with_weights,
 )
 from share_algo.codec import decode_block, encode_block
-from share_algo.weights import LANCZOS_SIDE_MIN
+from share_algo.weights import LANCZOS_RESTARTS_MAX, LANCZOS_SIDE_MIN
 
 SHAPES = {"a": (48, 32), "b": (32, 40)}
 COLUMNS = 12
@@ -69,7 +69,12 @@ def reflection(side: int, seed: int) -> torch.Tensor:
     return torch.eye(side) - 2 * torch.outer(unit, unit)
 
 
-def test_a_few_columns_of_a_large_weight_are_the_same_without_decomposing_it_whole():
+@pytest.mark.parametrize("restarts", [LANCZOS_RESTARTS_MAX, 1])
+def test_a_few_columns_of_a_large_weight_are_the_same_without_decomposing_it_whole(
+    restarts: int, monkeypatch: pytest.MonkeyPatch
+):
+    """With one restart Lanczos' method does not end, and it is decomposed after all."""
+    monkeypatch.setattr("share_algo.weights.LANCZOS_RESTARTS_MAX", restarts)
     left, right = (reflection(LANCZOS_SIDE_MIN, seed) for seed in (1, 2))
     values = torch.linspace(3, 1, LANCZOS_SIDE_MIN)
     columns = weight_block({"m": (left * values) @ right}, 8)["m"]
