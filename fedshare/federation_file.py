@@ -103,7 +103,7 @@ class Recipe(Section):
     learning_rate_directions: float = Field(default=6e-3, gt=0)
     learning_rate_head: float = Field(default=1e-2, gt=0)
     recovery: float = Field(default=0.1, ge=0, lt=1)
-    warm_starts: int = Field(default=8, ge=0, le=1000)
+    warm_starts: int = Field(default=0, ge=0, le=1000)
     probe_examples: int = Field(default=2000, ge=0, le=1_000_000)
     scaling: float = Field(default=2.0, gt=0)
 

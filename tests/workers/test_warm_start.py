@@ -41,7 +41,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def text(tiny_base: Path, data: Path) -> str:
-    return federation_text(tiny_base, data, epochs=EPOCHS, start="weights", start_columns=COLUMNS)
+    said = federation_text(tiny_base, data, epochs=EPOCHS, start="weights", start_columns=COLUMNS)
+    return said.replace("[recipe]", "[recipe]\nwarm_starts = 8")
 
 
 @pytest.fixture(scope="module")
