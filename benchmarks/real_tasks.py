@@ -52,12 +52,12 @@ def main() -> None:
     console = Console(stderr=True)
     file = with_sources(_changed(read_federation_file(FILE), options), FILE.parent, options.data, options.tasks)
     results: dict[str, dict[str, float]] = {}
-    if "federation" in options.methods.split(","):
+    if "federation" in options.methods:
         results["federation"] = _federation(options.data, options.tasks, options.home)
     spec, base = file.spec(), find_base_model(file.base.model)
-    if "local" in options.methods.split(","):
+    if "local" in options.methods:
         results["local"] = _local(base, spec, [task_data(file, t.name, t.source) for t in file.tasks], console)
-    for label, method in _methods(options.methods.split(","), options.rates):
+    for label, method in _methods(options.methods, options.rates):
         results[label] = {}
         for number, task in enumerate(file.tasks, start=1):
             started = time.monotonic()
@@ -73,7 +73,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True)
     parser.add_argument("--tasks", default="")
-    parser.add_argument("--methods", default="federation,lora")
+    parser.add_argument("--methods", type=lambda said: said.split(","), default="federation,lora")
     parser.add_argument("--rates", type=_rates, default=LORA_RATES, help="LoRA's, separated by commas")
     parser.add_argument("--start", default="weights", choices=["weights", "seed", "empty"])
     parser.add_argument("--columns", type=int, help="of a derived start")

@@ -18,7 +18,7 @@ from workers.base_model import BaseModel
 from workers.evaluate import features_of, head_of
 from workers.tasks import Example, TaskData
 
-HEAD_NUMBERS_MAX = 1 << 22
+PROBED_NUMBERS_MAX = 1 << 22
 """A larger head begins at random: fitting it takes twenty times its own memory, in float64."""
 JUDGED_BY = 128
 """Examples of the training split: a pass over them forward, for each start that is tried."""
@@ -51,11 +51,11 @@ def probed_head(model: PeftModel, base: BaseModel, spec: FederationSpec, task: T
     """Let the head begin as a linear probe of what it gets now, of as many examples as the recipe says.
 
     False, and the head as it was, where the recipe wants none or the head is not one linear layer, of at most
-    HEAD_NUMBERS_MAX, that gets one vector of each text. Deterministic. Cost: a pass over the examples forward.
+    PROBED_NUMBERS_MAX, that gets one vector of each text. Deterministic. Cost: a pass over the examples forward.
     """
     head = head_of(model)
     layer = head.modules_to_save[head.active_adapters[0]] if head else None
-    if not spec.recipe.probe_examples or not isinstance(layer, nn.Linear) or layer.weight.numel() > HEAD_NUMBERS_MAX:
+    if not spec.recipe.probe_examples or not isinstance(layer, nn.Linear) or layer.weight.numel() > PROBED_NUMBERS_MAX:
         return False
     examples, labels = _some(task, spec.recipe.probe_examples, spec.seed)
     features = _features(model, base, spec, examples)

@@ -91,11 +91,15 @@ def test_a_decoders_head_is_probed_at_the_token_that_counts(base: BaseModel, spe
     assert probed_head(model, base, spec, task) and loss(model, base, task) < 0.8 * before
 
 
-@pytest.mark.parametrize("why", ["the recipe wants none", "two layers", "one example"])
-def test_else_the_head_is_bitwise_as_it_was(why: str, base: BaseModel, spec: pb.FederationSpec, task: TaskData):
+@pytest.mark.parametrize("why", ["the recipe wants none", "two layers", "too large", "one example"])
+def test_else_the_head_is_bitwise_as_it_was(
+    why: str, base: BaseModel, spec: pb.FederationSpec, task: TaskData, monkeypatch: pytest.MonkeyPatch
+):
     model = with_a_head_of_two_layers() if why == "two layers" else lora_model(base, spec, 2)
     if why == "the recipe wants none":
         spec.recipe.probe_examples = 0
+    if why == "too large":
+        monkeypatch.setattr("workers.begin.PROBED_NUMBERS_MAX", 2 * 32 - 1)
     if why == "one example":
         task = TaskData(task.name, task.labels, task.train[:1], task.test)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
