@@ -12,12 +12,14 @@ The database may be PostgreSQL instead and the blobs at a URL: then several home
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from google.protobuf import json_format
-from sqlalchemy import Engine, insert, select, update
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy import Engine, insert, inspect, select, update
+from sqlalchemy.exc import DatabaseError, DBAPIError
 
 from coordinator import tables
 from coordinator.blobs import Blobs
@@ -82,9 +84,17 @@ class Place:
 
 
 def open_home(
-    folder: Path, wanted: FederationSpec | None = None, *, store: str = "", blobs: str = "", standby: bool = False
+    folder: Path,
+    wanted: FederationSpec | None = None,
+    *,
+    store: str = "",
+    blobs: str = "",
+    standby: bool = False,
+    prepare: Callable[[FederationSpec], None] = lambda spec: None,
 ) -> Home:
     """Open the home in `folder`; make it for `wanted` if there is none. standby: wait until nobody else holds it.
+
+    prepare: called by who stands by, before it waits, with what the federation is as far as that is known.
 
     Raises CoordinatorError when another coordinator holds it, when it belongs to a federation other than
     `wanted`, when a newer release has used it, when it cannot be written, or when there is neither a home nor
@@ -98,6 +108,8 @@ def open_home(
         sync_folder(folder.parent)
         engine, locks = place.open()
         try:
+            if standby and (known := _known_spec(engine) or wanted):
+                prepare(known)
             return _held_home(place, wanted, engine, take(engine, locks, standby))
         except BaseException:
             locks.keep_only(None)
@@ -136,6 +148,13 @@ def _stored_spec(engine: Engine) -> FederationSpec | None:
     if row is None:
         return None
     return json_format.Parse(row.spec, FederationSpec(), ignore_unknown_fields=True)  # those of older releases
+
+
+def _known_spec(engine: Engine) -> FederationSpec | None:
+    """None also where the store is away just now, or has no schema yet."""
+    with suppress(DBAPIError, OSError):
+        return _stored_spec(engine) if inspect(engine).has_table(tables.federation.name) else None
+    return None
 
 
 def _store_spec(engine: Engine, wanted: FederationSpec) -> FederationSpec:

@@ -8,7 +8,6 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +15,6 @@ from time import time
 
 import torch
 from sqlalchemy.exc import OperationalError
-from torch import Tensor
 
 from coordinator.broadcast import Broadcast
 from coordinator.errors import CoordinatorError, Fenced
@@ -28,6 +26,7 @@ from coordinator.measured import Measured
 from coordinator.members import Members
 from coordinator.receive import Receiver
 from coordinator.service import SUBMITS_MAX, Edge, Service, port_in_use
+from coordinator.start import FindWeights, Ground
 from protos.fedshare.v1.federation_pb2 import FederationSpec
 from share_algo.types import NO_TENSORS
 
@@ -38,10 +37,6 @@ MERGE_THREADS = 1
 
 THREADS = 2 * SUBMITS_MAX
 """For whatever blocks: updates that arrive together share their commits, and nobody waits behind them."""
-
-
-FindWeights = Callable[[FederationSpec], Mapping[str, Tensor]]
-"""Of the base model, by module, where the federation's directions are derived from them; else none are looked for."""
 
 
 def serve(
@@ -63,9 +58,10 @@ def serve(
         _must_be_free(host, port)
     host = f"[{host}]" if ":" in host else host
     torch.set_num_threads(MERGE_THREADS)
-    with open_home(folder, wanted, store=store, blobs=blobs, standby=standby) as home:
+    ground = Ground(find_weights)
+    with open_home(folder, wanted, store=store, blobs=blobs, standby=standby, prepare=ground.prepare) as home:
         try:
-            asyncio.run(_serve_until_signal(home, host, port, lineage, tracking_uri, find_weights))
+            asyncio.run(_serve_until_signal(home, host, port, lineage, tracking_uri, ground.weights))
         except OperationalError as error:  # a full disk, while it starts
             raise CoordinatorError(f"cannot write {home.place.database}: {error.orig}") from None
 

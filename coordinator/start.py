@@ -6,13 +6,42 @@ more: what a worker learned is read as dW, in the coordinator's columns.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+import time
+from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
 from coordinator.errors import CoordinatorError
 from protos.fedshare.v1 import federation_pb2 as pb
-from share_algo import Block, derived_block, weight_block
+from share_algo import Block, derive, derived_block, weight_block
+
+log = logging.getLogger(__name__)
+
+TOLD_SECONDS = 2.0
+"""Between two lines that say how far it has come."""
+
+FindWeights = Callable[[pb.FederationSpec], Mapping[str, Tensor]]
+"""Of the base model, by module, where the federation's directions are derived from them; else none are looked for."""
+
+
+class Ground:
+    """The weights that a federation's columns are derived from, found once, and held with the columns: whoever stands
+    by has them before its turn comes."""
+
+    def __init__(self, find_weights: FindWeights):
+        self._find = find_weights
+        self._found: Mapping[str, Tensor] | None = None
+
+    def weights(self, spec: pb.FederationSpec) -> Mapping[str, Tensor]:
+        """Raises as `find_weights` does."""
+        if self._found is None:
+            self._found = self._find(spec)
+        return self._found
+
+    def prepare(self, spec: pb.FederationSpec) -> None:
+        """Raises as `start_block` does."""
+        self._start = start_block(spec, self.weights(spec))
 
 
 def start_block(spec: pb.FederationSpec, weights: Mapping[str, Tensor]) -> Block:
@@ -20,9 +49,15 @@ def start_block(spec: pb.FederationSpec, weights: Mapping[str, Tensor]) -> Block
 
     Raises CoordinatorError where weights are not there, AlgebraError where their singular vectors cannot be told apart.
     """
-    block = _recipes(spec, weights)
-    for directions in block.values():
-        _ = directions.out_NK  # so that no merge has to wait for it
+    block, last = _recipes(spec, weights), time.monotonic()
+
+    def told(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last > TOLD_SECONDS:
+            log.info("the first directions of %d of %d modules are derived", done, total)
+            last = time.monotonic()
+
+    derive([block], told)  # so that no merge has to wait for it
     return block
 
 

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from fedshare.errors import UserError
 
-START_SECONDS_MAX = 180.0
+SILENT_SECONDS_MAX = 180.0
+"""A coordinator that starts tells of whatever takes longer, as deriving a wide model's directions: minutes."""
+LINE_BYTES_MAX = 4096
 STOP_SECONDS_MAX = 60.0
 RESTARTS_MAX = 5
 
 
 class CoordinatorProcess:
-    """Use as a context manager. Its log is HOME/coordinator.log; a crash is followed by a restart on the same port."""
+    """Use as a context manager. Its log is HOME/coordinator.log; a crash is followed by a restart on the same port.
 
-    def __init__(self, file: Path, home: Path):
-        self._file, self.home = file, home
+    told: called with each line that it logs while it starts.
+    """
+
+    def __init__(self, file: Path, home: Path, told: Callable[[str], None] = lambda line: None):
+        self._file, self.home, self._told = file, home, told
         self.address = ""
         self.restarts = 0
 
@@ -65,13 +72,19 @@ class CoordinatorProcess:
             stderr=self._log,
             start_new_session=True,  # Ctrl-C is for us; we stop it in order
         )
-        deadline = time.monotonic() + START_SECONDS_MAX
+        said, deadline = self._last_line(), time.monotonic() + SILENT_SECONDS_MAX
         while not address_file.exists():
             if self._process.poll() is not None or time.monotonic() > deadline:
-                raise UserError(f"the coordinator does not start: {self._last_words()}")
+                words = self._last_line().removeprefix("error: ") or "it said nothing"
+                raise UserError(f"the coordinator does not start: {words}")
+            if (line := self._last_line()) != said:
+                said, deadline = line, time.monotonic() + SILENT_SECONDS_MAX
+                self._told(line)
             time.sleep(0.1)
         self.address = address_file.read_text()
 
-    def _last_words(self) -> str:
-        lines = Path(self._log.name).read_text().splitlines()
-        return (lines[-1] if lines else "it said nothing").removeprefix("error: ")
+    def _last_line(self) -> str:
+        with open(self._log.name, "rb") as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - LINE_BYTES_MAX))
+            lines = log.read().decode(errors="replace").splitlines()
+        return lines[-1] if lines else ""

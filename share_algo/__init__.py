@@ -20,7 +20,7 @@ from share_algo.average import average, combine, mixed
 from share_algo.build import BuildReport, build
 from share_algo.certificate import Certificate
 from share_algo.compact import Compacted, CompactReport, compact
-from share_algo.derived import derived_block
+from share_algo.derived import derive, derived_block
 from share_algo.edit import remove, rename
 from share_algo.errors import AlgebraError
 from share_algo.forms import QuantiseReport, dequantise, quantise
@@ -63,6 +63,7 @@ __all__ = [
     "compact",
     "constrain",
     "dequantise",
+    "derive",
     "derived_block",
     "keep",
     "lift",

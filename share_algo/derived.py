@@ -11,7 +11,7 @@ not depend on the width of the model. Both are Directions like any others: appen
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, wraps
 from typing import Any, Protocol, TypeVar
@@ -106,11 +106,15 @@ class DerivedDirections(Directions):
         self.__dict__.update(recipe=recipe, inside=inside)
 
     @cached_property
+    def _whole(self) -> Directions:
+        """Held, so that another basis of the same recipe finds it (`once`)."""
+        return self.recipe.make()
+
+    @cached_property
     def _columns(self) -> Directions:
-        whole = self.recipe.make()
         if self.inside is None:
-            return whole
-        out_side, in_side = (side.T.to(self.inside.out_NK.device) for side in (whole.out_NK, whole.in_DL))
+            return self._whole
+        out_side, in_side = (side.T.to(self.inside.out_NK.device) for side in (self._whole.out_NK, self._whole.in_DL))
         return Directions((self.inside.out_NK.T @ out_side).T, (self.inside.in_DL.T @ in_side).T)
 
     @property
@@ -158,6 +162,14 @@ def derived_block(shapes: Mapping[str, tuple[int, int]], columns: int, seed: int
     if not columns:
         return {}
     return {module: DerivedDirections(Recipe(module, seed, columns, N, D)) for module, (N, D) in shapes.items()}
+
+
+def derive(blocks: Iterable[Block], told: Callable[[int, int], None] = lambda done, total: None) -> None:
+    """Now, what otherwise is derived when it is first looked at. told: how many modules are done, of how many."""
+    each = [d for block in blocks for d in block.values() if isinstance(d, DerivedDirections)]
+    for done, directions in enumerate(each, start=1):
+        _ = directions.out_NK
+        told(done, len(each))
 
 
 def _orthonormal(key: str, height: int, columns: int) -> Tensor:

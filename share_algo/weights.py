@@ -8,7 +8,6 @@ largest entry of each out vector is positive. Learned directions may lie inside 
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -21,7 +20,9 @@ from scipy.sparse.linalg import ArpackNoConvergence, svds
 from torch import Tensor
 
 from share_algo.derived import DerivedDirections, check_size, once
+from share_algo.derived_cache import kept
 from share_algo.errors import AlgebraError
+from share_algo.fingerprint import fingerprint
 from share_algo.subspace import Subspace
 from share_algo.types import Basis, Block, Directions
 
@@ -35,6 +36,8 @@ LANCZOS_VECTORS_MIN = 64
 """Held at once; with fewer a few columns of a slowly falling spectrum take many restarts."""
 LANCZOS_RESTARTS_MAX = 50
 """Flat spectra and steep ones took at most five; what takes more is decomposed whole."""
+KEPT_SIDE_MIN = 512
+"""Of a smaller weight they are found in less than 0.1 s; of others once on a machine (derived_cache.py)."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +85,14 @@ class WeightRecipe:
 @once
 def _singular_vectors(recipe: WeightRecipe) -> Directions:
     """Of a recipe whose weight is at hand."""
+    if min(recipe.N, recipe.D) < KEPT_SIDE_MIN:
+        return _decomposed(recipe)
+    return kept(["singular vectors", *recipe.said], lambda: _decomposed(recipe))
+
+
+def _decomposed(recipe: WeightRecipe) -> Directions:
     assert recipe.weight_ND is not None
-    k = recipe.widths[0]
-    U_Nk, S, V_Dk = _leading(recipe.weight_ND.detach().double().cpu(), k)
+    U_Nk, S, V_Dk = _leading(recipe.weight_ND.detach().double().cpu(), recipe.widths[0])
     if not S[0] > 0 or bool((S[:-1] - S[1:] <= GAP_MIN * S[0]).any()):
         raise AlgebraError(f"{recipe.module}: singular values of the base weight are too close to tell vectors apart")
     sign = U_Nk.gather(0, U_Nk.abs().argmax(0, keepdim=True)).sign()
@@ -115,12 +123,6 @@ def _by_lanczos(weight_ND: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     U, S, Vh = (torch.from_numpy(part.copy()) for part in found)
     falling = S.argsort(descending=True)
     return U[:, falling[:k]], S[falling], Vh[falling[:k]].T
-
-
-def fingerprint(weight: Tensor) -> str:
-    """SHA-256 of type, shape and numbers: a model in another precision has other singular vectors, a little."""
-    numbers = weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
-    return hashlib.sha256(f"{weight.dtype} {tuple(weight.shape)} ".encode() + numbers.tobytes()).hexdigest()
 
 
 def weight_block(weights: Mapping[str, Tensor], columns: int) -> Block:

@@ -8,6 +8,7 @@ first, and a task that is learned already is not learned twice.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -20,7 +21,7 @@ from torch import Tensor
 from protos.chunks import digest_of
 from protos.fedshare.v1 import federation_pb2 as pb
 from protos.policy import policy_of, replaces
-from share_algo import Basis, TaskEntry
+from share_algo import Basis, TaskEntry, derive
 from share_algo.codec import decode_basis, decode_entry
 from share_algo.training import attach
 from workers.base_model import BaseModel, find_base_model
@@ -36,6 +37,8 @@ from workers.watcher import Watcher
 from workers.weights import weights_for
 
 POLL_SECONDS = 0.5
+DERIVING_SECONDS_MIN = 1.0
+"""What takes less is not spoken of."""
 VERDICT_SECONDS_MAX = 3600.0
 """How long a worker waits for the verdict on a receipted update before it goes; the update is safe anyway."""
 SAFE = (pb.OUTCOME_BUFFERED, pb.OUTCOME_QUARANTINED, pb.OUTCOME_SUPERSEDED)
@@ -311,7 +314,20 @@ class Life:
         manifest, blobs = self.client.fetch(version, tasks=tasks, have=self.home.blobs.digests())
         for digest, blob in blobs.items():
             self.home.blobs.put(digest, blob)
-        return manifest, decode_basis((self._blob(ref.digest) for ref in manifest.blocks), self._weights)
+        basis = decode_basis((self._blob(ref.digest) for ref in manifest.blocks), self._weights)
+        self._derive(basis)
+        return manifest, basis
+
+    def _derive(self, basis: Basis) -> None:
+        """Held until the next one is there, so that what both begin with is derived once."""
+        began = time.monotonic()
+
+        def told(done: int, total: int) -> None:
+            if time.monotonic() - began > DERIVING_SECONDS_MIN:
+                self._now(detail=f"deriving directions: {done} of {total} modules" if done < total else "")
+
+        derive(basis.blocks, told)
+        self._basis = basis
 
     def _blob(self, digest: str) -> bytes:
         blob = self.home.blobs.get(digest)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,6 +17,9 @@ from fedshare import options
 if TYPE_CHECKING:
     from fedshare.federation_file import FederationFile
     from fedshare.run import Accident
+
+OF_COORDINATOR = re.compile(r"\S+ \S+ INFO coordinator\.\S+ (.*)")
+"""A line of its log; others' lines are not for a person."""
 
 Data = Annotated[str, typer.Option(help="Folder that holds a sub-folder (train.csv, test.csv) for each task.")]
 Tasks = Annotated[str, typer.Option(help="Names of tasks, separated by commas; else those of FILE, or all there are.")]
@@ -144,7 +148,12 @@ def _run(
         raise UserError(f"{path} names no tasks: add [[tasks]], or give --data")
     console = Console(stderr=as_json)
     console.print(f"coordinator: starting in {home}")
-    with CoordinatorProcess(path, home) as process:
+
+    def told(line: str) -> None:
+        if words := OF_COORDINATOR.match(line):
+            console.print(f"coordinator: {words[1]}", highlight=False)
+
+    with CoordinatorProcess(path, home, told) as process:
         console.print(f"coordinator: at {process.address}; Ray: starting {len(file.tasks)} workers", highlight=False)
         with Screen(console, len(file.tasks)) as screen:
             ends = Run(file, home, screen.show, accidents, ray_address or None).go(process)

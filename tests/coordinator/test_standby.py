@@ -196,6 +196,28 @@ def test_standby_whose_port_is_taken_says_so_before_it_is_needed(small: Coordina
         serve(small.home, None, host="127.0.0.1", port=small.port, standby=True)
 
 
+def test_standby_that_lacks_the_base_model_says_so_before_it_is_needed(small: Coordinator):
+    def find(spec: pb.FederationSpec):
+        raise CoordinatorError(f"no model for {spec.federation_id}")
+
+    federation = small.status().spec.federation_id
+    with pytest.raises(CoordinatorError, match=f"^no model for {federation}$"):
+        serve(small.home, None, host="127.0.0.1", port=free_port(), standby=True, find_weights=find)
+
+
+def test_who_stands_by_a_home_that_is_not_there_yet_prepares_for_what_it_was_told(
+    tmp_path: Path, place: dict[str, str]
+):
+    seen: list[pb.FederationSpec] = []
+    for wanted in (small_spec(), None):
+        with open_home(tmp_path, wanted, standby=True, prepare=seen.append, **place) as home:
+            assert home.spec.federation_id
+    assert seen[0] == small_spec() or seen[0] == home.spec  # a database that was copied knows it already
+    assert seen[1] == home.spec
+    with open_home(tmp_path, prepare=seen.append, **place):
+        assert len(seen) == 2
+
+
 def test_coordinator_outlives_a_database_that_goes_away_and_comes_back(tmp_path: Path, postgres: Postgres):
     group = Group(tmp_path, postgres.database())
     first = group.add()

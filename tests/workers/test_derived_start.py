@@ -17,6 +17,7 @@ from protos.fedshare.v1 import federation_pb2 as pb
 from share_algo.codec import decode_block
 from share_algo.derived import DerivedDirections
 from workers.base_model import find_base_model
+from workers.life import Life
 from workers.weights import weights_for
 
 COLUMNS = 12
@@ -69,6 +70,26 @@ def test_what_reads_versions_derives_as_well(derived: Walk, tmp_path: Path, in_p
     assert told.returncode == 0 and "colour" in told.stdout, told.stderr
     with derived.coordinator.client() as client:
         assert client.replay().task.value < SAME
+
+
+def test_a_life_derives_once_for_its_fit_and_all_versions_and_says_how_far_it_is(
+    tiny_base: Path, tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Also in a basis that is learned inside derived columns, as the second one is."""
+    from share_algo import weights
+
+    made, told, leading = list[int](), set[str](), weights._leading
+    monkeypatch.setattr(weights, "_leading", lambda *given: made.append(1) or leading(*given))
+    monkeypatch.setattr("workers.life.DERIVING_SECONDS_MIN", -1.0)
+    columns = COLUMNS - 1  # which nobody holds who was led in this process before
+    (tmp_path / "federation.toml").write_text(federation_text(tiny_base, tasks, start="weights", start_columns=columns))
+    with Coordinator(tmp_path / "home", "--no-lineage", str(tmp_path / "federation.toml")) as coordinator:
+        walk, modules = Walk(coordinator, tasks, tmp_path / "workers"), len(coordinator.status().spec.modules)
+        for number, task in enumerate(("colour", "animal"), start=1):
+            end = Life(walk.plan(task), lambda progress: told.add(progress.detail), lambda: False).lead()
+            assert end.accuracy is not None and end.detail == "" and modules <= len(made) <= number * modules
+            order(coordinator, compact=pb.Compact(size=columns - 4))
+    assert {f"deriving directions: {n} of {modules} modules" for n in range(1, modules)} <= told
 
 
 @pytest.fixture
