@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -14,6 +15,7 @@ from coordinator.bases import Bases
 from coordinator.blobs import Blobs
 from coordinator.catalog import Catalog, Version
 from coordinator.draft import BlobName, Kept
+from coordinator.errors import CoordinatorError
 from coordinator.journal import Journal, Position, ReadAhead, Submission
 from coordinator.rebuild import Event
 from coordinator.start import start_block
@@ -46,7 +48,15 @@ class History:
     @cached_property
     def start(self) -> Block:
         """What version 0 holds. Kept, so that it is derived once."""
-        return start_block(self.spec, self.weights)
+        return start_block(self.spec, self.weights, self._stored_start())
+
+    def _stored_start(self) -> Block | None:
+        """None where there is none yet, and where it is damaged or gone."""
+        root = self.catalog.get(0)
+        with suppress(CoordinatorError):
+            if root and root.blocks:
+                return self.bases.at(root).blocks[0]
+        return None
 
     def begin(self, at: float) -> None:
         """Version 0, durable when this returns. Raises as start_block does. A damaged block is mended."""

@@ -26,8 +26,9 @@ from coordinator.measured import Measured
 from coordinator.members import Members
 from coordinator.receive import Receiver
 from coordinator.service import SUBMITS_MAX, Edge, Service, port_in_use
-from coordinator.start import FindWeights, Ground
+from coordinator.start import FindWeights, start_block
 from protos.fedshare.v1.federation_pb2 import FederationSpec
+from share_algo import Block
 from share_algo.types import NO_TENSORS
 
 log = logging.getLogger(__name__)
@@ -58,10 +59,14 @@ def serve(
         _must_be_free(host, port)
     host = f"[{host}]" if ":" in host else host
     torch.set_num_threads(MERGE_THREADS)
-    ground = Ground(find_weights)
-    with open_home(folder, wanted, store=store, blobs=blobs, standby=standby, prepare=ground.prepare) as home:
+    held: list[Block] = []  # derived before it is needed
+
+    def prepare(spec: FederationSpec) -> None:
+        held.append(start_block(spec, find_weights(spec)))
+
+    with open_home(folder, wanted, store=store, blobs=blobs, standby=standby, prepare=prepare) as home:
         try:
-            asyncio.run(_serve_until_signal(home, host, port, lineage, tracking_uri, ground.weights))
+            asyncio.run(_serve_until_signal(home, host, port, lineage, tracking_uri, find_weights))
         except OperationalError as error:  # a full disk, while it starts
             raise CoordinatorError(f"cannot write {home.place.database}: {error.orig}") from None
 

@@ -25,31 +25,13 @@ FindWeights = Callable[[pb.FederationSpec], Mapping[str, Tensor]]
 """Of the base model, by module, where the federation's directions are derived from them; else none are looked for."""
 
 
-class Ground:
-    """The weights that a federation's columns are derived from, found once, and held with the columns: whoever stands
-    by has them before its turn comes."""
-
-    def __init__(self, find_weights: FindWeights):
-        self._find = find_weights
-        self._found: Mapping[str, Tensor] | None = None
-
-    def weights(self, spec: pb.FederationSpec) -> Mapping[str, Tensor]:
-        """Raises as `find_weights` does."""
-        if self._found is None:
-            self._found = self._find(spec)
-        return self._found
-
-    def prepare(self, spec: pb.FederationSpec) -> None:
-        """Raises as `start_block` does."""
-        self._start = start_block(spec, self.weights(spec))
-
-
-def start_block(spec: pb.FederationSpec, weights: Mapping[str, Tensor]) -> Block:
-    """Derived here and now, where the spec asks for it. weights: of the base model, by module.
+def start_block(spec: pb.FederationSpec, weights: Mapping[str, Tensor], stored: Block | None = None) -> Block:
+    """Derived here and now, where the spec asks for it. weights: of the base model, by module; not looked at where the
+    block is stored and this machine has derived its columns before.
 
     Raises CoordinatorError where weights are not there, AlgebraError where their singular vectors cannot be told apart.
     """
-    block, last = _recipes(spec, weights), time.monotonic()
+    block, last = stored or _recipes(spec, weights), time.monotonic()
 
     def told(done: int, total: int) -> None:
         nonlocal last

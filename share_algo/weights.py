@@ -1,9 +1,10 @@
 """Directions that everybody derives from the base model: leading singular vectors of a frozen weight W0.
 
-Kept are a fingerprint of W0 and the number of columns, whatever the model's width; whoever reads them must have W0 (see
-`with_weights`), and another W0 is refused. Singular vectors are the same everywhere, to float64's rounding, only where
-their values differ: where two are too close to be told apart, deriving is refused. Order: falling values. Sign: the
-largest entry of each out vector is positive. Learned directions may lie inside them, as inside random ones.
+Kept are a fingerprint of W0 and the number of columns, whatever the model's width. Whoever reads them must have W0 (see
+`with_weights`), or a machine that has derived them before; another W0 is refused. Singular vectors are the same
+everywhere, to float64's rounding, only where their values differ: where two are too close to be told apart, deriving is
+refused. Order: falling values. Sign: the largest entry of each out vector is positive. Learned directions may lie
+inside them, as inside random ones.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import cache
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from share_algo.derived_cache import kept
 from share_algo.errors import AlgebraError
 from share_algo.fingerprint import fingerprint
 from share_algo.subspace import Subspace
-from share_algo.types import Basis, Block, Directions
+from share_algo.types import NO_TENSORS, Basis, Block, Directions
 
 FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 GAP_MIN = 1e-9
@@ -36,20 +36,21 @@ LANCZOS_VECTORS_MIN = 64
 """Held at once; with fewer a few columns of a slowly falling spectrum take many restarts."""
 LANCZOS_RESTARTS_MAX = 50
 """Flat spectra and steep ones took at most five; what takes more is decomposed whole."""
-KEPT_SIDE_MIN = 512
-"""Of a smaller weight they are found in less than 0.1 s; of others once on a machine (derived_cache.py)."""
 
 
 @dataclass(frozen=True)
 class WeightRecipe:
-    """The `columns` leading singular vectors a side of the weight with this fingerprint, as far as it is at hand."""
+    """The `columns` leading singular vectors a side of the weight with this fingerprint.
+
+    weights: by module, where this one is looked for when it is needed; it may be another.
+    """
 
     module: str
     fingerprint: str
     columns: int
     N: int
     D: int
-    weight_ND: Tensor | None = field(default=None, compare=False, repr=False)
+    weights: Mapping[str, Tensor] = field(default_factory=lambda: NO_TENSORS, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         check_size(self.module, self.columns, self.N, self.D)
@@ -66,33 +67,30 @@ class WeightRecipe:
         return min(self.columns, self.N, self.D), min(self.columns, self.N, self.D)
 
     def make(self) -> Directions:
-        """Cost: a singular value decomposition of W0 in float64, about 20 N D min(N, D); of a few hundred products with
-        W0 and its transpose where Lanczos' method serves."""
-        if self.weight_ND is None:
+        """AlgebraError as `weight`, where this machine has not derived them before. Cost: a hash of W0, and a singular
+        value decomposition in float64, about 20 N D min(N, D), or a few hundred products with W0 and its transpose
+        where Lanczos' method serves."""
+        return _singular_vectors(self)
+
+    def weight(self) -> Tensor:
+        """W0, N x D. AlgebraError where it is not at hand, or is another. Cost: its hash."""
+        if self.module not in self.weights:
             raise AlgebraError(
                 f"{self.module}: its directions are derived from the base model's weight: share_algo.with_weights"
             )
-        return _singular_vectors(self)
-
-    def with_weight(self, weight: Tensor) -> WeightRecipe:
-        """AlgebraError for another weight than the one it was derived from."""
-        whole = weight.flatten(1)
+        whole = self.weights[self.module].flatten(1)
         if whole.shape != (self.N, self.D) or fingerprint(whole) != self.fingerprint:
             raise AlgebraError(f"{self.module}: this is not the base model's weight that its directions come from")
-        return replace(self, weight_ND=whole)
+        return whole
 
 
 @once
 def _singular_vectors(recipe: WeightRecipe) -> Directions:
-    """Of a recipe whose weight is at hand."""
-    if min(recipe.N, recipe.D) < KEPT_SIDE_MIN:
-        return _decomposed(recipe)
     return kept(["singular vectors", *recipe.said], lambda: _decomposed(recipe))
 
 
 def _decomposed(recipe: WeightRecipe) -> Directions:
-    assert recipe.weight_ND is not None
-    U_Nk, S, V_Dk = _leading(recipe.weight_ND.detach().double().cpu(), recipe.widths[0])
+    U_Nk, S, V_Dk = _leading(recipe.weight().detach().double().cpu(), recipe.widths[0])
     if not S[0] > 0 or bool((S[:-1] - S[1:] <= GAP_MIN * S[0]).any()):
         raise AlgebraError(f"{recipe.module}: singular values of the base weight are too close to tell vectors apart")
     sign = U_Nk.gather(0, U_Nk.abs().argmax(0, keepdim=True)).sign()
@@ -136,27 +134,35 @@ def weight_block(weights: Mapping[str, Tensor], columns: int) -> Block:
             raise AlgebraError(f"{module}: a base weight is a finite floating-point matrix")
         whole = weight.flatten(1)
         N, D = whole.shape
-        block[module] = DerivedDirections(WeightRecipe(module, fingerprint(whole), columns, N, D, whole))
+        block[module] = DerivedDirections(WeightRecipe(module, fingerprint(whole), columns, N, D, weights))
     return block
 
 
 def with_weights(subspace: Subspace, weights: Mapping[str, Tensor]) -> Subspace:
-    """The same subspace, able to read what is derived from `weights`; see `basis_with_weights`."""
-    return subspace.but(basis=basis_with_weights(subspace.basis.blocks, weights))
+    """The same subspace, able to read what is derived from `weights`. AlgebraError for one that is another, with its
+    module. Modules not named stay as they are. Cost: a hash of each weight that is needed."""
+    basis = basis_with_weights(subspace.basis.blocks, weights)
+    for recipe in {_recipe_of(directions, weights) for block in basis.blocks for directions in block.values()}:
+        if recipe:
+            recipe.weight()
+    return subspace.but(basis=basis)
 
 
 def basis_with_weights(blocks: Iterable[Block], weights: Mapping[str, Tensor]) -> Basis:
-    """The basis of these blocks, able to read what is derived from `weights`; each is checked. Modules not named stay
-    as they are. Cost: a hash of each weight that is needed."""
-    known = cache(lambda recipe: recipe.with_weight(weights[recipe.module]))
+    """The basis of these blocks, able to read what is derived from `weights`: they are looked at when they are needed,
+    and checked then."""
 
     def given(directions: Directions) -> Directions:
-        recipe = getattr(directions, "recipe", None)
-        if not isinstance(recipe, WeightRecipe) or recipe.module not in weights:
-            return directions
-        return DerivedDirections(known(recipe), directions.inside)  # type: ignore[attr-defined]
+        recipe = _recipe_of(directions, weights)
+        return DerivedDirections(replace(recipe, weights=weights), directions.stored) if recipe else directions
 
     return Basis(tuple({module: given(d) for module, d in block.items()} for block in blocks))
+
+
+def _recipe_of(directions: Directions, weights: Mapping[str, Tensor]) -> WeightRecipe | None:
+    """Where they are derived from one of these weights, as far as the name goes."""
+    recipe = directions.recipe if isinstance(directions, DerivedDirections) else None
+    return recipe if isinstance(recipe, WeightRecipe) and recipe.module in weights else None
 
 
 def _columns(wide_NK: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from parts import (
 
 from coordinator.errors import CoordinatorError
 from coordinator.home import open_home
-from coordinator.start import Ground, start_block
+from coordinator.start import start_block
 from protos.chunks import digest_of
 from protos.fedshare.v1 import federation_pb2 as pb
 from share_algo import Adapter, Basis, Coefficients, append
@@ -169,18 +169,6 @@ def test_without_the_weights_it_needs_a_coordinator_does_not_start(tmp_path: Pat
     spec = spec_with(pb.START_KIND_WEIGHTS)
     with pytest.raises(CoordinatorError, match=r"'small' begins in directions of none's weights, .* are not here"):
         start_block(spec, {})
-
-
-def test_whoever_stands_by_derives_before_its_turn_comes_and_once(monkeypatch: pytest.MonkeyPatch):
-    from share_algo import weights as room
-
-    derived, leading, found = [], room._leading, []
-    monkeypatch.setattr(room, "_leading", lambda *given: derived.append(1) or leading(*given))
-    spec = spec_with(pb.START_KIND_WEIGHTS)
-    ground = Ground(lambda spec: found.append(1) or weights(spec, seed=5))  # nobody else's here
-    ground.prepare(spec)
-    assert start_block(spec, ground.weights(spec)).keys() == {m.name for m in spec.modules}
-    assert (len(found), len(derived)) == (1, len(spec.modules))
 
 
 def test_deriving_says_how_far_it_has_come(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):

@@ -14,8 +14,8 @@ import torch
 from filelock import FileLock
 
 from share_algo import AlgebraError, weight_block
+from share_algo.codec import decode_block, encode_block
 from share_algo.derived_cache import CACHE
-from share_algo.weights import KEPT_SIDE_MIN
 
 W = torch.randn(48, 32, generator=torch.Generator().manual_seed(0))
 COLUMNS = 8
@@ -48,7 +48,6 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cache:
         return leading(weight, k)
 
     monkeypatch.setattr(weights, "_leading", counted)
-    monkeypatch.setattr(weights, "KEPT_SIDE_MIN", 1)
     monkeypatch.setenv(CACHE, str(cache.folder))
     return cache
 
@@ -92,12 +91,14 @@ def test_damaged_file_is_derived_anew_and_mended(cache: Cache, damage: Callable[
     assert cache.derived == 2
 
 
-def test_small_weights_are_derived_sooner_than_read(cache: Cache, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("share_algo.weights.KEPT_SIDE_MIN", KEPT_SIDE_MIN)
-    cache.columns(torch.randn(KEPT_SIDE_MIN, KEPT_SIDE_MIN - 1), 1)
-    assert not cache.folder.exists()
-    cache.columns(torch.randn(KEPT_SIDE_MIN, KEPT_SIDE_MIN), 1)
-    assert len(cache.files()) == 1
+def test_what_was_derived_before_needs_no_weight(cache: Cache):
+    blob = encode_block(weight_block({"m": W}, COLUMNS))
+    with pytest.raises(AlgebraError, match=r"^m: .*with_weights"):
+        _ = decode_block(blob)["m"].out_NK
+    out_NK, in_DL = cache.columns()
+    bare = decode_block(blob)["m"]
+    assert torch.equal(bare.out_NK, out_NK) and torch.equal(bare.in_DL, in_DL)
+    assert cache.derived == 1
 
 
 def test_folder_that_cannot_be_used_keeps_nothing_and_stops_nobody(cache: Cache):
@@ -167,7 +168,7 @@ def test_without_a_word_it_is_the_users_own_cache_folder(cache: Cache, tmp_path:
 PROCESS = """
 import sys, time, torch
 from share_algo import weight_block, weights
-leading, weights.KEPT_SIDE_MIN, derived = weights._leading, 1, 0
+leading, derived = weights._leading, 0
 def slow(weight, k):
     global derived
     derived += 1

@@ -118,6 +118,27 @@ def test_a_coordinator_without_the_base_model_it_began_with_does_not_start(
     assert f"the base model {other_base} is not a folder" in one_sentence(in_process(*again))
 
 
+def test_where_they_were_derived_before_a_coordinator_starts_and_a_version_is_read_without_the_model(
+    other_base: Path, tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_process
+):
+    monkeypatch.setenv("FEDSHARE_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "federation.toml").write_text(text(other_base, tasks, "weights"))
+    with Coordinator(tmp_path / "home", "--no-lineage", str(tmp_path / "federation.toml")) as coordinator:
+        Walk(coordinator, tasks, tmp_path / "workers").lead("colour")
+        order(coordinator, compact=pb.Compact(size=COLUMNS - 4))
+        coordinator.stop()
+        shutil.rmtree(other_base)
+        coordinator._options = ("--no-lineage",)
+        coordinator.start()
+        ended = in_process("export", "--task=colour", "--to", tmp_path / "lora", "-c", coordinator.address)
+        assert ended.returncode == 0, ended.stderr
+        with coordinator.client() as client:
+            assert client.replay().task.value < SAME
+    shutil.rmtree(tmp_path / "cache")
+    again = fedshare("coordinator", "--home", coordinator.home, "--port", 0, "--no-lineage")
+    assert f"the base model {other_base} is not a folder" in one_sentence(again)
+
+
 def test_weights_whose_vectors_nobody_could_tell_apart_are_one_sentence(
     other_base: Path, tasks: Path, tmp_path: Path, in_process
 ):
