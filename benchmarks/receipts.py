@@ -42,7 +42,8 @@ from coordinator.home import open_home
 from protos.fedshare.v1 import federation_pb2 as pb
 from protos.fedshare.v1.federation_pb2_grpc import FederationStub
 
-START_SECONDS_MAX = 60.0
+START_SECONDS_MAX = 600.0
+"""A wide model's directions take minutes."""
 
 
 @dataclass(frozen=True)

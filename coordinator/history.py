@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -58,8 +58,9 @@ class History:
                 return self.bases.at(root).blocks[0]
         return None
 
-    def begin(self, at: float) -> None:
+    def begin(self, at: float, must_go_on: Callable[[], None] = lambda: None) -> None:
         """Version 0, durable when this returns. Raises as start_block does. A damaged block is mended."""
+        self.__dict__["start"] = start_block(self.spec, self.weights, self._stored_start(), must_go_on)
         blob = encode_block(self.start) if self.start else b""
         start = [BlobName(self.blobs.put(blob), len(blob))] if blob else []
         self.catalog.ensure_root(self.spec.federation_id, at, *start)

@@ -10,6 +10,7 @@ import signal
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from time import time
 
@@ -89,7 +90,7 @@ async def serve_home(
     """Serve an open home until `stop` is set, then finish the entry at hand. Raises CoordinatorError when fenced."""
     loop = asyncio.get_running_loop()
     home.fence.when_lost(lambda: loop.call_soon_threadsafe(stop.set))
-    with home.lease.beating(), suppress(Fenced):  # said below, whoever met it first
+    with home.lease.beating(), suppress(Fenced, _Stopped):  # said below, whoever met it first
         await _serve(home, stop, host, port, with_lineage, tracking_uri, find_weights)
     if home.fence.lost.is_set():
         raise CoordinatorError(home.fence.why)
@@ -107,7 +108,7 @@ async def _serve(
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS))
     history = History.of(home.spec, home.engine, home.blobs, await asyncio.to_thread(find_weights, home.spec))
     members, measured = Members(home.engine), Measured(home.engine)
-    await asyncio.to_thread(history.begin, time())
+    await asyncio.to_thread(history.begin, time(), partial(_must_go_on, stop))
     lineage = Lineage(home, history.catalog, measured, tracking_uri) if with_lineage else LineageOff()
 
     def announce(announcement: Announcement) -> None:
@@ -134,6 +135,15 @@ async def _serve(
         await edge.stop(at_once=home.fence.lost.is_set())
         await asyncio.to_thread(integrator.stop)
         await asyncio.to_thread(lineage.stop)
+
+
+class _Stopped(Exception):
+    """Before it served."""
+
+
+def _must_go_on(stop: asyncio.Event) -> None:
+    if stop.is_set():
+        raise _Stopped
 
 
 def _must_be_loopback(host: str) -> None:

@@ -7,6 +7,7 @@ more: what a worker learned is read as dW, in the coordinator's columns.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping
 
@@ -25,9 +26,15 @@ FindWeights = Callable[[pb.FederationSpec], Mapping[str, Tensor]]
 """Of the base model, by module, where the federation's directions are derived from them; else none are looked for."""
 
 
-def start_block(spec: pb.FederationSpec, weights: Mapping[str, Tensor], stored: Block | None = None) -> Block:
-    """Derived here and now, where the spec asks for it. weights: of the base model, by module; not looked at where the
-    block is stored and this machine has derived its columns before.
+def start_block(
+    spec: pb.FederationSpec,
+    weights: Mapping[str, Tensor],
+    stored: Block | None = None,
+    must_go_on: Callable[[], None] = lambda: None,
+) -> Block:
+    """Derived here and now, where the spec asks for it, on all processors. weights: of the base model, by module; not
+    looked at where the block is stored and this machine has derived its columns before. must_go_on: called after each
+    module; raises where nobody wants the rest.
 
     Raises CoordinatorError where weights are not there, AlgebraError where their singular vectors cannot be told apart.
     """
@@ -35,11 +42,12 @@ def start_block(spec: pb.FederationSpec, weights: Mapping[str, Tensor], stored: 
 
     def told(done: int, total: int) -> None:
         nonlocal last
+        must_go_on()
         if time.monotonic() - last > TOLD_SECONDS:
             log.info("the first directions of %d of %d modules are derived", done, total)
             last = time.monotonic()
 
-    derive([block], told)  # so that no merge has to wait for it
+    derive([block], told, threads=os.cpu_count() or 1)  # so that no merge has to wait for it
     return block
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, wraps
 from typing import Any, Protocol, TypeVar
@@ -19,6 +20,7 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from share_algo.errors import AlgebraError
@@ -164,12 +166,21 @@ def derived_block(shapes: Mapping[str, tuple[int, int]], columns: int, seed: int
     return {module: DerivedDirections(Recipe(module, seed, columns, N, D)) for module, (N, D) in shapes.items()}
 
 
-def derive(blocks: Iterable[Block], told: Callable[[int, int], None] = lambda done, total: None) -> None:
-    """Now, what otherwise is derived when it is first looked at. told: how many modules are done, of how many."""
+def derive(
+    blocks: Iterable[Block], told: Callable[[int, int], None] = lambda done, total: None, threads: int = 1
+) -> None:
+    """Now, what otherwise is derived when it is first looked at; so many modules at a time.
+
+    told: how many modules are done, of how many; if it raises, no other is begun.
+    """
     each = [d for block in blocks for d in block.values() if isinstance(d, DerivedDirections)]
-    for done, directions in enumerate(each, start=1):
-        _ = directions.out_NK
-        told(done, len(each))
+    made: list[Directions] = []
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
+        for one in pool.map(lambda directions: directions.recipe.make(), each):
+            made.append(one)
+            told(len(made), len(each))
+    for directions in each:
+        _ = directions.out_NK  # of what is in `made`
 
 
 def _orthonormal(key: str, height: int, columns: int) -> Tensor:

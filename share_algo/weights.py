@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 from scipy.sparse.linalg import ArpackNoConvergence, svds
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from share_algo.derived import DerivedDirections, check_size, once
@@ -110,14 +111,15 @@ def _leading(weight_ND: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
 def _by_lanczos(weight_ND: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     """To float64's rounding (`tol=0`, ARPACK's default), from the same start everywhere."""
     begin = np.random.RandomState(0).standard_normal(min(weight_ND.shape))
-    found = svds(
-        weight_ND.numpy(),
-        k=k + 1,
-        ncv=max(LANCZOS_VECTORS_MIN, 2 * k + 3),
-        v0=begin,
-        maxiter=LANCZOS_RESTARTS_MAX,
-        solver="arpack",
-    )
+    with threadpool_limits(1, user_api="blas"):  # with two, products with a vector took twice as long
+        found = svds(
+            weight_ND.numpy(),
+            k=k + 1,
+            ncv=max(LANCZOS_VECTORS_MIN, 2 * k + 3),
+            v0=begin,
+            maxiter=LANCZOS_RESTARTS_MAX,
+            solver="arpack",
+        )
     U, S, Vh = (torch.from_numpy(part.copy()) for part in found)
     falling = S.argsort(descending=True)
     return U[:, falling[:k]], S[falling], Vh[falling[:k]].T

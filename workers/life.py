@@ -326,7 +326,7 @@ class Life:
             if time.monotonic() - began > DERIVING_SECONDS_MIN:
                 self._now(detail=f"deriving directions: {done} of {total} modules" if done < total else "")
 
-        derive(basis.blocks, told)
+        derive(basis.blocks, told, threads=torch.get_num_threads())
         self._basis = basis
 
     def _blob(self, digest: str) -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,10 +23,12 @@ from parts import (
 
 from coordinator.errors import CoordinatorError
 from coordinator.home import open_home
+from coordinator.process import serve_home
 from coordinator.start import start_block
 from protos.chunks import digest_of
 from protos.fedshare.v1 import federation_pb2 as pb
 from share_algo import Adapter, Basis, Coefficients, append
+from share_algo import weights as room
 from share_algo.codec import decode_basis, decode_entry, encode_update
 
 COLUMNS = 6
@@ -177,3 +181,41 @@ def test_deriving_says_how_far_it_has_come(monkeypatch: pytest.MonkeyPatch, capl
     with caplog.at_level("INFO", logger="coordinator.start"):
         start_block(spec, weights(spec))
     assert caplog.messages == [f"the first directions of {n} of 2 modules are derived" for n in (1, 2)]
+
+
+def test_a_coordinator_that_is_stopped_while_it_derives_ends_and_can_be_started_again(tmp_path: Path):
+    home = small_home(tmp_path / "home", spec_with(pb.START_KIND_WEIGHTS))
+
+    async def stopped() -> None:
+        stop, loop = asyncio.Event(), asyncio.get_running_loop()
+
+        def find(spec: pb.FederationSpec) -> dict[str, torch.Tensor]:
+            loop.call_soon_threadsafe(stop.set)
+            while not stop.is_set():
+                time.sleep(0.01)
+            return weights(spec)
+
+        with open_home(home) as opened:
+            await serve_home(opened, stop, "127.0.0.1", 0, False, "", find)
+            assert opened.address == ""
+
+    asyncio.run(stopped())
+    with CoordinatorHere(home, weights) as coordinator:
+        assert [record.version for record in coordinator.versions()] == [] and coordinator.status().head == 0
+
+
+def test_nothing_more_is_derived_where_nobody_wants_the_rest(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("coordinator.start.os.cpu_count", lambda: 1)
+    shapes = {f"m{n}": (12, 12) for n in range(20)}
+    spec = small_spec(shapes=shapes)
+    spec.start.kind, spec.start.columns = pb.START_KIND_WEIGHTS, COLUMNS
+    made = list[int]()
+    real = room._leading
+    monkeypatch.setattr(room, "_leading", lambda *given: made.append(1) or time.sleep(0.05) or real(*given))
+
+    def nobody_does() -> None:
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        start_block(spec, weights(spec, seed=7), None, nobody_does)
+    assert 1 <= len(made) < 5
