@@ -25,7 +25,7 @@ from transformers import BertConfig, BertModel
 from benchmarks.receipts import coordinator
 from coordinator.home import open_home
 from fedshare.federation_file import read_federation_file
-from share_algo.derived_cache import CACHE
+from share_algo.cache_folder import CACHE
 
 HEAD = 64
 """Numbers of an attention head."""

@@ -3,8 +3,7 @@
 FOLDER/KEY.safetensors    KEY: SHA-256 of all that the columns follow from
 FOLDER/KEY.lock           held by the one process that derives them, while others wait for it
 
-FOLDER is $FEDSHARE_CACHE, else `fedshare` in the user's cache folder; where the variable is empty, nothing is kept. A
-cache: what is missing, damaged, or finds no room is derived.
+FOLDER is cache_folder.py's. What is missing, damaged, or finds no room is derived.
 """
 
 from __future__ import annotations
@@ -17,14 +16,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from platformdirs import user_cache_path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from share_algo.cache_folder import cache_folder
 from share_algo.fingerprint import fingerprint
 from share_algo.types import Directions
 
-CACHE = "FEDSHARE_CACHE"
 CACHE_BYTES_MAX = 8 << 30
 """What was not read for longest goes first."""
 WAIT_SECONDS_MAX = 300.0
@@ -33,7 +31,7 @@ WAIT_SECONDS_MAX = 300.0
 
 def kept(said: Sequence[object], make: Callable[[], Directions]) -> Directions:
     """What `make` gives, made at most once on this machine. said: all that it follows from."""
-    if (folder := _folder()) is None:
+    if (folder := cache_folder()) is None:
         return make()
     file = folder / f"{hashlib.sha256(json.dumps(said).encode()).hexdigest()}.safetensors"
     if found := _read(file):
@@ -45,13 +43,6 @@ def kept(said: Sequence[object], make: Callable[[], Directions]) -> Directions:
         if is_ours:
             _write(file, made)
         return made
-
-
-def _folder() -> Path | None:
-    named = os.environ.get(CACHE)
-    if named is None:
-        return user_cache_path("fedshare")
-    return Path(named) if named else None
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from workers.description import Description, described
 from workers.errors import WorkerError
 
 if TYPE_CHECKING:
@@ -62,12 +63,12 @@ class BaseModel:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over names, shapes and bytes of the encoder's weights, whatever files they came from."""
-        return self._described[0]
+        return self._description.fingerprint
 
     @cached_property
     def linear_shapes(self) -> dict[str, tuple[int, int]]:
         """(out_features, in_features) of every linear layer, by name."""
-        return self._described[1]
+        return self._description.linear_shapes
 
     def weights(self, modules: Iterable[str]) -> dict[str, Tensor]:
         """Of linear layers, by name. Loads the model anew."""
@@ -75,7 +76,10 @@ class BaseModel:
         return {name: model.get_parameter(f"{name}.weight").detach().clone() for name in modules}
 
     @cached_property
-    def _described(self) -> tuple[str, dict[str, tuple[int, int]]]:
+    def _description(self) -> Description:
+        return described(self.folder, self._found_out)
+
+    def _found_out(self) -> Description:
         from torch import nn
 
         model = self.classifier(2, seed=0)
@@ -85,7 +89,8 @@ class BaseModel:
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             digest.update(tensor.contiguous().flatten().view(_bytes()).numpy())
         linear = {n: m.weight.shape for n, m in model.named_modules() if isinstance(m, nn.Linear)}
-        return digest.hexdigest(), {name: (N, D) for name, (N, D) in linear.items()}
+        shapes = {name: (N, D) for name, (N, D) in linear.items()}
+        return Description(fingerprint=digest.hexdigest(), linear_shapes=shapes)
 
 
 def find_base_model(name: str) -> BaseModel:

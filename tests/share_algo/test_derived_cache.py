@@ -14,8 +14,8 @@ import torch
 from filelock import FileLock
 
 from share_algo import AlgebraError, weight_block
+from share_algo.cache_folder import CACHE
 from share_algo.codec import decode_block, encode_block
-from share_algo.derived_cache import CACHE
 
 W = torch.randn(48, 32, generator=torch.Generator().manual_seed(0))
 COLUMNS = 8
