@@ -66,6 +66,14 @@ class Group:
         else:
             small_home(folder / "home")
 
+    def __enter__(self) -> Group:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for member in self.members:
+            member.process.kill()
+            member.process.wait()
+
     def add(self) -> Standing:
         number = len(self.members)
         home = self.folder / (f"home-{number}" if self.store else "home")
@@ -109,11 +117,14 @@ def _can_write(database: Path) -> bool:
 @pytest.fixture(params=["sqlite", "postgresql"])
 def group(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Group]:
     store = request.getfixturevalue("postgres").database() if request.param == "postgresql" else ""
-    group = Group(tmp_path, store)
-    yield group
-    for member in group.members:
-        member.process.kill()
-        member.process.wait()
+    with Group(tmp_path, store) as group:
+        yield group
+
+
+@pytest.fixture
+def on_postgres(tmp_path: Path, postgres: Postgres) -> Iterator[Group]:
+    with Group(tmp_path, postgres.database()) as group:
+        yield group
 
 
 def test_standby_takes_over_from_one_that_was_killed_and_the_update_in_hand_is_merged_once(group: Group):
@@ -218,9 +229,8 @@ def test_who_stands_by_a_home_that_is_not_there_yet_prepares_for_what_it_was_tol
         assert len(seen) == 2
 
 
-def test_coordinator_outlives_a_database_that_goes_away_and_comes_back(tmp_path: Path, postgres: Postgres):
-    group = Group(tmp_path, postgres.database())
-    first = group.add()
+def test_coordinator_outlives_a_database_that_goes_away_and_comes_back(on_postgres: Group, postgres: Postgres):
+    first = on_postgres.add()
     until(first.serves, "it serves")
     with RawWorker(first.address) as raw:
         blob = honest_blob(raw.spec, random_adapter(raw.spec, 1), Basis())
@@ -239,9 +249,8 @@ def test_coordinator_outlives_a_database_that_goes_away_and_comes_back(tmp_path:
     assert "Traceback" not in first.log_file.read_text()
 
 
-def test_connections_that_the_database_ends_are_made_anew(tmp_path: Path, postgres: Postgres):
-    group = Group(tmp_path, postgres.database())
-    first = group.add()
+def test_connections_that_the_database_ends_are_made_anew(on_postgres: Group, postgres: Postgres):
+    first = on_postgres.add()
     until(first.serves, "it serves")
     with RawWorker(first.address) as raw:
         for n in range(3):
