@@ -36,6 +36,8 @@ def main() -> int:
         for mutation in chosen:
             progress.update(bar, advance=1, description=mutation.name)
             results.append(tried(mutation))
+            if not console.is_terminal:  # which shows no bar
+                console.print(f"{len(results)}/{len(chosen)} {_verdict(results[-1])}: {mutation.name}", highlight=False)
         progress.update(bar, advance=1, description="done")
     _show(chosen, results, options.json)
     return int(not all(result.caught for result in results))
@@ -49,11 +51,14 @@ def _show(chosen: Sequence[Mutation], results: Sequence[Result], as_json: bool) 
     table.add_column("by", overflow="fold")
     for mutation, result in zip(chosen, results, strict=True):
         said = "\n".join(test.partition("::")[2] for test in result.failed) if result.caught else result.said
-        verdict = "caught" if result.caught else "[red]NOT CAUGHT[/]"
-        table.add_row(mutation.name, mutation.file, verdict, said)
+        table.add_row(mutation.name, mutation.file, _verdict(result), said)
     Console().print(table)
     caught = sum(result.caught for result in results)
     print(f"{caught} of {len(results)} mutations are caught")
+
+
+def _verdict(result: Result) -> str:
+    return "caught" if result.caught else "[red]NOT CAUGHT[/]"
 
 
 def _options() -> argparse.Namespace:
