@@ -19,6 +19,8 @@ from share_algo import Block, derive, derived_block, weight_block
 
 log = logging.getLogger(__name__)
 
+THREADS_MAX = 8
+"""Each holds a weight in float64."""
 TOLD_SECONDS = 2.0
 """Between two lines that say how far it has come."""
 
@@ -32,9 +34,9 @@ def start_block(
     stored: Block | None = None,
     must_go_on: Callable[[], None] = lambda: None,
 ) -> Block:
-    """Derived here and now, where the spec asks for it, on all processors. weights: of the base model, by module; not
-    looked at where the block is stored and this machine has derived its columns before. must_go_on: called after each
-    module; raises where nobody wants the rest.
+    """Derived here and now, where the spec asks for it. weights: of the base model, by module; not looked at where the
+    block is stored and this machine has derived its columns before. must_go_on: called after each module; raises where
+    nobody wants the rest.
 
     Raises CoordinatorError where weights are not there, AlgebraError where their singular vectors cannot be told apart.
     """
@@ -47,7 +49,7 @@ def start_block(
             log.info("the first directions of %d of %d modules are derived", done, total)
             last = time.monotonic()
 
-    derive([block], told, threads=os.cpu_count() or 1)  # so that no merge has to wait for it
+    derive([block], told, threads=min(THREADS_MAX, os.cpu_count() or 1))  # so that no merge has to wait for it
     return block
 
 

@@ -71,9 +71,10 @@ def _read(file: Path) -> Directions | None:
             out_KN, in_LD = (opened.get_tensor(side) for side in ("out_KN", "in_LD"))
         if said != _fingerprints(out_KN=out_KN, in_LD=in_LD):
             return None
-        os.utime(file)
     except (OSError, SafetensorError):
         return None
+    with suppress(OSError):  # a folder that others fill
+        os.utime(file)
     return Directions(out_KN.T, in_LD.T)
 
 

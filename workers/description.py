@@ -58,10 +58,12 @@ def _read(file: Path) -> Description | None:
         digest, _, said = file.read_bytes().partition(b"\n")
         if digest_of(said).encode() != digest:
             return None
-        os.utime(file)
-        return Description.model_validate_json(said)
+        found = Description.model_validate_json(said)
     except (OSError, ValidationError):
         return None
+    with suppress(OSError):  # a folder that others fill
+        os.utime(file)
+    return found
 
 
 def _write(file: Path, made: Description) -> None:

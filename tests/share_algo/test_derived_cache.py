@@ -151,6 +151,17 @@ def test_whoever_cannot_wait_any_longer_derives_and_keeps_nothing(cache: Cache, 
     assert cache.derived == 3 and file.exists()
 
 
+def test_folder_that_others_fill_is_read(cache: Cache, monkeypatch: pytest.MonkeyPatch):
+    made = cache.columns()
+
+    def may_not(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr("os.utime", may_not)
+    assert all(torch.equal(a, b) for a, b in zip(made, cache.columns(), strict=True))
+    assert cache.derived == 1
+
+
 def test_refused_weight_is_not_kept_and_holds_nobody_up(cache: Cache):
     for _ in range(2):
         with pytest.raises(AlgebraError, match=r"m: singular values"):
