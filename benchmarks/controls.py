@@ -31,11 +31,23 @@ from peft import PeftModel
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.real_tasks import FILE, measure, task_data, trained
+from benchmarks.real_tasks import FILE, measure, several_of, task_data, trained
 from benchmarks.shared_lora import joint, sequential
 from fedshare.federation_file import read_federation_file, with_sources
 from protos.fedshare.v1 import federation_pb2 as pb
-from share_algo import Adapter, Basis, Directions, Subspace, append, compact, constrain, derived_block, merge, release
+from share_algo import (
+    Adapter,
+    Basis,
+    Directions,
+    Subspace,
+    append,
+    compact,
+    constrain,
+    derived_block,
+    merge,
+    release,
+    weight_block,
+)
 from share_algo.codec import encode_update
 from share_algo.training import read
 from workers.base_model import BaseModel, find_base_model
@@ -89,12 +101,8 @@ def random64(setting: Setting) -> Basis:
 
 
 def weights(setting: Setting) -> Basis:
-    state = setting.base.classifier(2, seed=0).state_dict()
-    sides = {}
-    for module in _shapes(setting):
-        left, _, right = torch.linalg.svd(state[f"{module}.weight"].double(), full_matrices=False)
-        sides[module] = Directions(left.float(), right.T.float())
-    return _cut(sides, learned(setting).basis.widths())
+    widths = learned(setting).basis.widths()
+    return _cut(weight_block(setting.base.weights(_shapes(setting)), max(map(max, widths.values()))), widths)
 
 
 def paper(setting: Setting) -> Basis:
@@ -112,6 +120,9 @@ BASES: dict[str, Callable[[Setting], Basis]] = {
     "weights": weights,
     "paper": paper,
 }
+
+
+METHODS = ("lora", *BASES, "mean", "frozen", "joint", "sequential")
 
 
 def _shapes(setting: Setting) -> dict[str, tuple[int, int]]:
@@ -170,11 +181,10 @@ def main() -> None:
         saved = {m: {n: vars(x) for n, x in by_task.items()} for m, by_task in results.items()}
         Path(options.out).write_text(json.dumps(saved, indent=1))
 
-    methods = options.methods.split(",")
-    for name in list(setting.tasks)[: None if "lora" in methods else setting.first]:
+    for name in list(setting.tasks)[: None if "lora" in options.methods else setting.first]:
         note("lora", name, lambda name=name: lora(setting, name))
     later = {name: task for name, task in list(setting.tasks.items())[setting.first :]}
-    for method in [m for m in methods if m != "lora"]:
+    for method in [m for m in options.methods if m != "lora"]:
         if method in BASES:
             basis = BASES[method](setting)
             for name, task in later.items():
@@ -195,7 +205,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--data", required=True)
     parser.add_argument("--tasks", default="")
     parser.add_argument("--first", type=int, default=4, help="tasks whose adapters make the basis")
-    parser.add_argument("--methods", default=",".join(["lora", *BASES, "mean", "frozen", "joint", "sequential"]))
+    parser.add_argument("--methods", type=several_of(METHODS), default=",".join(METHODS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", default="controls.json")

@@ -18,7 +18,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -37,6 +37,7 @@ from workers.evaluate import accuracy, logits_of
 from workers.tasks import TaskData, load_task
 from workers.train import lora_model, steps_of, train
 
+METHODS = ("federation", "local", "lora", "lora_probed")
 FILE = Path(__file__).with_name("real_tasks.toml")
 LORA_RATES = (3e-3, 6e-3)
 RANK = 8
@@ -73,7 +74,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True)
     parser.add_argument("--tasks", default="")
-    parser.add_argument("--methods", type=lambda said: said.split(","), default="federation,lora")
+    parser.add_argument("--methods", type=several_of(METHODS), default="federation,lora")
     parser.add_argument("--rates", type=_rates, default=LORA_RATES, help="LoRA's, separated by commas")
     parser.add_argument("--start", default="weights", choices=["weights", "seed", "empty"])
     parser.add_argument("--columns", type=int, help="of a derived start")
@@ -94,6 +95,18 @@ def _changed(file: FederationFile, options: argparse.Namespace) -> FederationFil
     changes = {name: getattr(options, name) for name in ("epochs", "warm_starts", "probe_examples")}
     said["recipe"] = {**said.get("recipe", {}), **{k: v for k, v in changes.items() if v is not None}}
     return FederationFile.model_validate(said)
+
+
+def several_of(known: Collection[str]) -> Callable[[str], list[str]]:
+    """An argument's type: some of these names, separated by commas."""
+
+    def read(said: str) -> list[str]:
+        names = said.split(",")
+        if odd := [name for name in names if name not in known]:
+            raise argparse.ArgumentTypeError(f"{odd[0]!r} is none of {', '.join(known)}")
+        return names
+
+    return read
 
 
 def _rates(said: str) -> tuple[float, ...]:
