@@ -1,4 +1,5 @@
-"""A backlog of several workers, tasks, policies and commands: who is merged with whom, and in which version."""
+"""What waits is merged into one version, each entry with a verdict of its own: of several workers, tasks and policies,
+with commands between them."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from parts import (
     CoordinatorHere,
     dense_adapter,
     fedshare,
+    flip_a_byte,
     history_of,
     honest_blob,
     journal_blob,
@@ -25,6 +27,7 @@ from parts import (
 )
 
 from coordinator import batch, integrate
+from coordinator.batch import BATCH_MAX
 from coordinator.home import open_home
 from coordinator.integrate import GATHER_SECONDS_MAX, QUIET_SECONDS, Integrator
 from coordinator.journal import Journal
@@ -32,7 +35,7 @@ from coordinator.members import Members
 from protos.fedshare.v1 import federation_pb2 as pb
 from share_algo import Basis
 
-MERGED, SUPERSEDED = pb.OUTCOME_MERGED, pb.OUTCOME_SUPERSEDED
+MERGED, SKIPPED, SUPERSEDED = pb.OUTCOME_MERGED, pb.OUTCOME_SKIPPED, pb.OUTCOME_SUPERSEDED
 
 
 def queue(folder: Path, *keys: str) -> dict[str, pb.UpdateHeader]:
@@ -84,6 +87,53 @@ def home_with(folder: Path, **policy: object) -> Path:
     spec = small_spec()
     spec.policies.add(**policy)
     return small_home(folder, spec)
+
+
+def damage(home: Path, header: pb.UpdateHeader) -> None:
+    """It can never be merged."""
+    flip_a_byte(home / "blobs" / f"{header.digest}.safetensors")
+
+
+def test_updates_that_wait_become_one_version_with_a_record_for_each(home: Path):
+    keys = ("a@w", "b@v", "c@u")
+    with merged(home, queue(home, *keys)) as found:
+        assert found.records() == [(1, "a", "w"), (1, "b", "v"), (1, "c", "u")]
+        assert [(found.verdict(key).outcome, found.verdict(key).version) for key in keys] == [(MERGED, 1)] * 3
+        found.must_replay()
+        order(found.coordinator, rollback=pb.Rollback(version=0))
+        assert {found.outcome(key) for key in keys} == {pb.OUTCOME_REVERTED}
+
+
+def test_version_takes_in_no_more_than_its_bound(home: Path):
+    with merged(home, queue(home, *(f"t{n}@w{n}" for n in range(BATCH_MAX + 1)))) as found:
+        versions = [version for version, _, _ in found.records()]
+    assert len(versions) == BATCH_MAX + 1
+    assert max(versions.count(v) for v in set(versions)) <= BATCH_MAX and max(versions) >= 2
+
+
+def test_one_that_cannot_be_merged_disturbs_nobody_in_its_batch(home: Path):
+    headers = queue(home, "a@w", "b@v", "c@u")
+    damage(home, headers["b@v"])
+    with merged(home, headers) as found:
+        assert [found.outcome(key) for key in headers] == [MERGED, SKIPPED, MERGED]
+        assert "is damaged" in found.verdict("b@v").reason
+        assert found.records() == [(1, "a", "w"), (1, "c", "u")]
+
+
+def test_update_that_cannot_be_merged_supersedes_nothing(home: Path):
+    headers = queue(home, "a@w#1", "a@w#2")
+    damage(home, headers["a@w#2"])
+    with merged(home, headers) as found:
+        assert [found.outcome(key) for key in headers] == [MERGED, SKIPPED]
+
+
+def test_what_would_have_been_overtaken_stays_below_what_others_sent_after_it(home: Path):
+    headers = queue(home, "a@w#1", "a@other#1", "a@w#2")
+    damage(home, headers["a@w#2"])
+    with merged(home, headers) as found:
+        assert [found.outcome(key) for key in headers] == [MERGED, MERGED, SKIPPED]
+        assert found.records() == [(1, "a", "w"), (1, "a", "other")]
+        found.must_hold("a@other#1")
 
 
 def test_other_workers_update_is_merged_too_so_that_the_task_can_fall_back_to_it(home: Path):
