@@ -15,7 +15,6 @@ from parts import (
     RawWorker,
     dense,
     dense_adapter,
-    order,
     random_adapter,
     relative_error,
     small_home,
@@ -81,15 +80,10 @@ def test_too_stale_says_by_how_much_and_no_bound_means_none():
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Path:
+def policed(tmp_path: Path) -> Iterator[CoordinatorHere]:
     spec = small_spec()
     spec.policies.extend(POLICIES)
-    return small_home(tmp_path / "home", spec)
-
-
-@pytest.fixture
-def policed(home: Path) -> Iterator[CoordinatorHere]:
-    with CoordinatorHere(home) as coordinator:
+    with CoordinatorHere(small_home(tmp_path / "home", spec)) as coordinator:
         yield coordinator
 
 
@@ -147,15 +141,6 @@ def test_fedbuff_waits_for_its_buffer_and_averages_differences_from_their_own_ba
     assert relative_error(expected, kept(policed, "buff")) < ROUNDING
 
 
-def test_buffer_outlives_its_coordinator(home: Path):
-    with CoordinatorHere(home) as coordinator:
-        one, first = teach(coordinator, "buff", 1)
-    with CoordinatorHere(home) as coordinator:
-        two, second = teach(coordinator, "buff", 2, worker="other")
-        assert [verdict(coordinator, u).outcome for u in (one, two)] == [pb.OUTCOME_MERGED] * 2
-        assert relative_error(summed((0.5, first), (0.5, second)), kept(coordinator, "buff")) < ROUNDING
-
-
 def test_too_stale_is_a_verdict_that_says_so(policed: CoordinatorHere):
     for seed in (1, 2):
         teach(policed, "async", seed)
@@ -175,18 +160,3 @@ def test_update_whose_labels_mean_something_else_is_not_averaged_in(policed: Coo
         policed.drained()
     told = verdict(policed, receipt.update_id)
     assert told.outcome == pb.OUTCOME_SKIPPED and "labels" in told.reason and policed.status().buffered == 1
-
-
-def test_replay_of_all_policies_gives_what_is_stored(policed: CoordinatorHere):
-    for seed, task in enumerate(("async", "buff", "async", "buff", "plain")):
-        teach(policed, task, seed, worker=f"w{seed}")
-    with policed.client() as client:
-        replayed = client.replay()
-    assert (replayed.versions, replayed.task.value < ROUNDING, replayed.basis.value < ROUNDING) == (5, True, True)
-
-
-def test_forget_of_one_contributor_leaves_what_the_others_make(policed: CoordinatorHere):
-    teach(policed, "async", 1, worker="gone")
-    _, second = teach(policed, "async", 2, worker="stays")
-    order(policed, forget=pb.Forget(worker="gone-async"))
-    assert relative_error(dense_adapter(second), kept(policed, "async")) < ROUNDING
