@@ -134,9 +134,6 @@ def test_where_they_were_derived_before_a_coordinator_starts_and_a_version_is_re
         assert ended.returncode == 0, ended.stderr
         with coordinator.client() as client:
             assert client.replay().task.value < SAME
-    shutil.rmtree(tmp_path / "cache")
-    again = fedshare("coordinator", "--home", coordinator.home, "--port", 0, "--no-lineage")
-    assert f"the base model {other_base} is not a folder" in one_sentence(again)
 
 
 def test_weights_whose_vectors_nobody_could_tell_apart_are_one_sentence(
