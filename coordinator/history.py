@@ -35,20 +35,25 @@ class History:
     blobs: Blobs
     bases: Bases
     weights: Mapping[str, Tensor]
+    must_go_on: Callable[[], None]
 
     @staticmethod
     def of(
-        spec: pb.FederationSpec, engine: Engine, blobs: Blobs, weights: Mapping[str, Tensor] = NO_TENSORS
+        spec: pb.FederationSpec,
+        engine: Engine,
+        blobs: Blobs,
+        weights: Mapping[str, Tensor] = NO_TENSORS,
+        must_go_on: Callable[[], None] = lambda: None,
     ) -> History:
         """All that a store remembers. Reads nothing yet. weights: of the base model, where directions are derived from
-        them; without them everything can be read but bases."""
+        them; without them everything can be read but bases. must_go_on: see start_block."""
         catalog = Catalog(engine)
-        return History(spec, Journal(engine), catalog, blobs, Bases(catalog, blobs, weights), weights)
+        return History(spec, Journal(engine), catalog, blobs, Bases(catalog, blobs, weights), weights, must_go_on)
 
     @cached_property
     def start(self) -> Block:
         """What version 0 holds. Kept, so that it is derived once."""
-        return start_block(self.spec, self.weights, self._stored_start())
+        return start_block(self.spec, self.weights, self._stored_start(), self.must_go_on)
 
     def _stored_start(self) -> Block | None:
         """None where there is none yet, and where it is damaged or gone."""
@@ -58,9 +63,8 @@ class History:
                 return self.bases.at(root).blocks[0]
         return None
 
-    def begin(self, at: float, must_go_on: Callable[[], None] = lambda: None) -> None:
+    def begin(self, at: float) -> None:
         """Version 0, durable when this returns. Raises as start_block does. A damaged block is mended."""
-        self.__dict__["start"] = start_block(self.spec, self.weights, self._stored_start(), must_go_on)
         blob = encode_block(self.start) if self.start else b""
         start = [BlobName(self.blobs.put(blob), len(blob))] if blob else []
         self.catalog.ensure_root(self.spec.federation_id, at, *start)

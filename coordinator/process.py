@@ -106,9 +106,10 @@ async def _serve(
     find_weights: FindWeights,
 ) -> None:
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS))
-    history = History.of(home.spec, home.engine, home.blobs, await asyncio.to_thread(find_weights, home.spec))
+    weights = await asyncio.to_thread(find_weights, home.spec)
+    history = History.of(home.spec, home.engine, home.blobs, weights, partial(_must_go_on, stop))
     members, measured = Members(home.engine), Measured(home.engine)
-    await asyncio.to_thread(history.begin, time(), partial(_must_go_on, stop))
+    await asyncio.to_thread(history.begin, time())
     lineage = Lineage(home, history.catalog, measured, tracking_uri) if with_lineage else LineageOff()
 
     def announce(announcement: Announcement) -> None:
