@@ -10,20 +10,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
-from share_algo.cache_folder import cache_folder
+from share_algo.cache_folder import cache_folder, keep, was_read
 from share_algo.fingerprint import fingerprint
 from share_algo.types import Directions
 
 CACHE_BYTES_MAX = 8 << 30
+ENTRIES_MAX = 1 << 16
 """What was not read for longest goes first."""
 WAIT_SECONDS_MAX = 300.0
 """For another process that derives the same columns: longer than any module takes."""
@@ -73,33 +73,14 @@ def _read(file: Path) -> Directions | None:
             return None
     except (OSError, SafetensorError):
         return None
-    with suppress(OSError):  # a folder that others fill
-        os.utime(file)
+    was_read(file)
     return Directions(out_KN.T, in_LD.T)
 
 
 def _write(file: Path, made: Directions) -> None:
-    """Whole or not at all."""
-    part = file.with_suffix(".part")
     sides = {"out_KN": made.out_NK.T.contiguous(), "in_LD": made.in_DL.T.contiguous()}
-    try:
-        save_file(sides, part, metadata=_fingerprints(**sides))
-        os.replace(part, file)
-        _make_room(file)
-    except (OSError, SafetensorError):
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
+    keep(file, save(sides, _fingerprints(**sides)), entries_max=ENTRIES_MAX, bytes_max=CACHE_BYTES_MAX)
 
 
 def _fingerprints(**sides):
     return {side: fingerprint(columns) for side, columns in sides.items()}
-
-
-def _make_room(newest: Path) -> None:
-    """Also what a process that was killed left half-written counts, and goes."""
-    others = [f for f in newest.parent.iterdir() if f.suffix in (".safetensors", ".part") and f != newest]
-    room = CACHE_BYTES_MAX - newest.stat().st_size
-    for stat, file in sorted(((f.stat(), f) for f in others), key=lambda found: -found[0].st_mtime):
-        room -= stat.st_size
-        if room < 0:
-            file.unlink(missing_ok=True)

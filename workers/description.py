@@ -10,17 +10,16 @@ equal. What is missing, damaged, or finds no room is found out anew.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
-from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
 from protos.chunks import digest_of
-from share_algo.cache_folder import cache_folder
+from share_algo.cache_folder import cache_folder, keep, was_read
 
+BYTES_MAX = 1 << 28
 ENTRIES_MAX = 1000
 """What was not read for longest goes first."""
 
@@ -61,21 +60,10 @@ def _read(file: Path) -> Description | None:
         found = Description.model_validate_json(said)
     except (OSError, ValidationError):
         return None
-    with suppress(OSError):  # a folder that others fill
-        os.utime(file)
+    was_read(file)
     return found
 
 
 def _write(file: Path, made: Description) -> None:
-    """Whole or not at all."""
     said = made.model_dump_json().encode()
-    part = file.with_suffix(f".{os.getpid()}.part")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        part.write_bytes(digest_of(said).encode() + b"\n" + said)
-        os.replace(part, file)
-        for old in sorted(file.parent.iterdir(), key=lambda f: -f.stat().st_mtime)[ENTRIES_MAX:]:
-            old.unlink(missing_ok=True)
-    except OSError:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
+    keep(file, digest_of(said).encode() + b"\n" + said, entries_max=ENTRIES_MAX, bytes_max=BYTES_MAX)
