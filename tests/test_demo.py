@@ -52,7 +52,7 @@ def test_the_killed_worker_comes_back(demo: tuple[Path, subprocess.CompletedProc
     assert "colour-worker is back, as incarnation 2" in shown
 
 
-def test_mlflow_shows_one_run_per_version_with_its_origin(
+def test_mlflow_shows_one_run_per_update_with_its_origin(
     demo: tuple[Path, subprocess.CompletedProcess[str]],
 ) -> None:
     from mlflow import MlflowClient
@@ -60,7 +60,10 @@ def test_mlflow_shows_one_run_per_version_with_its_origin(
     client = MlflowClient(f"sqlite:///{demo[0] / 'lineage' / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("demo/versions")
     runs = client.search_runs([experiment.experiment_id])
-    assert sorted(int(r.data.tags["fedshare.version"]) for r in runs) == list(range(1, len(DEMO_TASKS) + 1))
+    # two tasks that end together may be merged in one version
+    assert sorted(r.data.tags["fedshare.task"] for r in runs) == sorted(DEMO_TASKS)
+    versions = {int(r.data.tags["fedshare.version"]) for r in runs}
+    assert versions == set(range(1, max(versions) + 1))
     for run in runs:
         assert int(run.data.tags["fedshare.parent"]) == int(run.data.tags["fedshare.version"]) - 1
         assert run.data.tags["fedshare.worker"] == f"{run.data.tags['fedshare.task']}-worker"
