@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -42,8 +41,10 @@ def surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Subprocesses find this project; nothing is left in the user's caches."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HOME", str(tmp_path_factory.mktemp("hf")))
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]))
+        folders = [*map(str, Path(__file__).parents[:2]), os.environ.get("PYTHONPATH", "")]
+        patch.setenv("PYTHONPATH", os.pathsep.join(folders))
         patch.setenv("FEDSHARE_CACHE", "")
+        patch.setenv("GRPC_VERBOSITY", "NONE")  # as `fedshare` does before it imports gRPC; forks.py's server has it
         patch.delenv("FEDSHARE_COORDINATOR", raising=False)
         yield
 
@@ -177,21 +178,3 @@ def walk(federation_toml: Path, tasks: Path, tmp_path_factory: pytest.TempPathFa
         walk = Walk(coordinator, tasks, folder / "workers")
         walk.led = [walk.lead("colour"), walk.lead("animal"), walk.lead("colour")]
         yield walk
-
-
-@pytest.fixture
-def in_process(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Like `fedshare` in parts.py, without a process of its own: for commands that import much."""
-    from fedshare.main import main
-
-    def give(*args: object) -> subprocess.CompletedProcess[str]:
-        monkeypatch.setattr(sys, "argv", ["fedshare", *map(str, args)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        return subprocess.CompletedProcess(sys.argv, ended.value.code, out, err)
-
-    return give

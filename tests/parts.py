@@ -12,12 +12,12 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ import grpc
 import numpy as np
 import safetensors.numpy
 import torch
+from forks import fedshare_process
 
 from coordinator.catalog import Catalog
 from coordinator.history import History
@@ -82,14 +83,6 @@ def until(true: Callable[[], Any], what: str, seconds: float = WAIT_SECONDS_MAX)
     return found
 
 
-def fedshare(*args: object, seconds: float = 60.0, **environment: str) -> subprocess.CompletedProcess[str]:
-    """`python -m fedshare ARGS` to its end."""
-    return subprocess.run(
-        [sys.executable, "-m", "fedshare", *map(str, args)],
-        capture_output=True, text=True, timeout=seconds, env={**os.environ, **environment},
-    )  # fmt: skip
-
-
 def one_sentence(ended: subprocess.CompletedProcess[str]) -> str:
     """What a user's mistake leads to: exit code 2, one line on stderr. Returns the line without `error: `."""
     assert ended.returncode == 2, ended.stderr
@@ -100,13 +93,13 @@ def one_sentence(ended: subprocess.CompletedProcess[str]) -> str:
 
 
 class Coordinator:
-    """`python -m fedshare coordinator` on `home`. Started again it keeps its address."""
+    """`fedshare coordinator` on `home`, in a process of its own. Started again it keeps its address."""
 
     def __init__(self, home: Path, *options: str, log: Path | None = None):
         self.home, self._options = home, options
         self.log_file = log or home.with_name(f"{home.name}.log")
         self.port, self.address = 0, ""
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: BaseProcess | None = None
 
     def __enter__(self) -> Coordinator:
         self.start()
@@ -118,7 +111,7 @@ class Coordinator:
 
     @property
     def running(self) -> bool:
-        return self._process is not None and self._process.poll() is None
+        return self._process is not None and self._process.exitcode is None
 
     @property
     def pid(self) -> int:
@@ -126,11 +119,8 @@ class Coordinator:
 
     def start(self) -> None:
         (self.home / "address").unlink(missing_ok=True)  # of one that was killed
-        command = [sys.executable, "-m", "fedshare", "coordinator", "--home", str(self.home)]
-        with self.log_file.open("ab") as log:
-            self._process = subprocess.Popen(
-                [*command, "--port", str(self.port), *self._options], stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
+        command = ("coordinator", "--home", self.home, "--port", self.port, *self._options)
+        self._process = fedshare_process(*command, out=self.log_file, err=self.log_file)
         until(self._has_address, "the coordinator serves", START_SECONDS_MAX)
         self.address = (self.home / "address").read_text()
         self.port = int(self.address.rpartition(":")[2])
@@ -138,12 +128,13 @@ class Coordinator:
     def kill(self) -> None:
         """As a power cut would."""
         self._process.kill()
-        self._process.wait()
+        self._process.join()
 
-    def stop(self, number: int = signal.SIGINT) -> int:
+    def stop(self, number: int = signal.SIGINT) -> int | None:
         """Ask it to stop; returns its exit code."""
-        self._process.send_signal(number)
-        return self._process.wait(STOP_SECONDS_MAX)
+        os.kill(self.pid, number)
+        self._process.join(STOP_SECONDS_MAX)
+        return self._process.exitcode
 
     def log(self) -> str:
         return self.log_file.read_text()

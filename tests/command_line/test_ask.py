@@ -6,7 +6,8 @@ import json
 from typing import Any
 
 import pytest
-from parts import Walk, fedshare, one_sentence
+from forks import fedshare, fedshare_anew
+from parts import Walk, one_sentence
 
 from protos.fedshare.v1 import federation_pb2 as pb
 
@@ -125,7 +126,7 @@ def test_coordinator_that_is_not_there_is_one_sentence(command: list[str]):
 
 @pytest.mark.parametrize("address", ["nonsense", "127.0.0.1", "", "127.0.0.1:99999", "no.such.host.invalid:1"])
 def test_address_that_is_none_is_one_sentence(address: str):
-    assert "coordinator" in one_sentence(fedshare("status", f"--coordinator={address}"))
+    assert "coordinator" in one_sentence(fedshare_anew("status", f"--coordinator={address}"))
 
 
 def test_address_may_come_from_the_environment(walk: Walk):

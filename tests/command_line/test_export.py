@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forks import fedshare
 from parts import Walk, one_sentence
 
 from workers.base_model import find_base_model
@@ -27,9 +28,9 @@ def loaded(folder: Path, base: Path) -> torch.nn.Module:
 
 
 @pytest.mark.parametrize("task", ["colour", "animal"])
-def test_export_is_the_workers_function(walk: Walk, tiny_base: Path, tmp_path: Path, in_process, task: str):
+def test_export_is_the_workers_function(walk: Walk, tiny_base: Path, tmp_path: Path, task: str):
     folder = tmp_path / "lora"
-    ended = in_process("export", "--task", task, "--to", folder, "-c", walk.coordinator.address, "--json")
+    ended = fedshare("export", "--task", task, "--to", folder, "-c", walk.coordinator.address, "--json")
     assert ended.returncode == 0, ended.stderr
     labels = {"colour": ["green", "red"], "animal": ["cat", "dog"]}[task]
     assert json.loads(ended.stdout) == {
@@ -43,48 +44,44 @@ def test_export_is_the_workers_function(walk: Walk, tiny_base: Path, tmp_path: P
     assert float((ours - untrained).abs().max()) > 1e-3 * float(ours.abs().max())
 
 
-def test_export_in_words_goes_to_a_folder_named_like_the_task(walk: Walk, tmp_path: Path, in_process, monkeypatch):
+def test_export_in_words_goes_to_a_folder_named_like_the_task(walk: Walk, tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    ended = in_process("export", "--task=colour", "-c", walk.coordinator.address)
+    ended = fedshare("export", "--task=colour", "-c", walk.coordinator.address)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert ended.stdout == "colour of version 2 is in colour-lora (2 labels)\n"
     assert (tmp_path / "colour-lora" / "adapter_model.safetensors").is_file()
 
 
-def test_version_of_a_task_is_exported_the_same_as_long_as_it_was_not_learned_again(
-    walk: Walk, tmp_path: Path, in_process
-):
+def test_version_of_a_task_is_exported_the_same_as_long_as_it_was_not_learned_again(walk: Walk, tmp_path: Path):
     for version in (1, 2):
         to = ("--version", version, "--to", tmp_path / str(version))
-        assert in_process("export", "--task", "colour", *to, "-c", walk.coordinator.address).returncode == 0
+        assert fedshare("export", "--task", "colour", *to, "-c", walk.coordinator.address).returncode == 0
     first, second = ((tmp_path / v / "adapter_model.safetensors").read_bytes() for v in "12")
     assert first == second
 
 
-def test_task_that_is_not_there_is_refused_and_nothing_is_written(walk: Walk, tmp_path: Path, in_process):
-    said = one_sentence(
-        in_process("export", "--task", "nobody", "--to", tmp_path / "x", "-c", walk.coordinator.address)
-    )
+def test_task_that_is_not_there_is_refused_and_nothing_is_written(walk: Walk, tmp_path: Path):
+    said = one_sentence(fedshare("export", "--task", "nobody", "--to", tmp_path / "x", "-c", walk.coordinator.address))
     assert said == "version 2 has no task 'nobody'; it has: animal, colour"
     assert not (tmp_path / "x").exists()
 
 
-def test_task_before_it_was_learned_is_refused(walk: Walk, tmp_path: Path, in_process):
+def test_task_before_it_was_learned_is_refused(walk: Walk, tmp_path: Path):
     said = one_sentence(
-        in_process("export", "--task=animal", "--version=1", "--to", tmp_path / "x", "-c", walk.coordinator.address)
+        fedshare("export", "--task=animal", "--version=1", "--to", tmp_path / "x", "-c", walk.coordinator.address)
     )
     assert said == "version 1 has no task 'animal'; it has: colour"
 
 
-def test_folder_with_something_in_it_is_not_touched(walk: Walk, tmp_path: Path, in_process):
+def test_folder_with_something_in_it_is_not_touched(walk: Walk, tmp_path: Path):
     (tmp_path / "mine").write_text("")
-    said = one_sentence(in_process("export", "--task", "colour", "--to", tmp_path, "-c", walk.coordinator.address))
+    said = one_sentence(fedshare("export", "--task", "colour", "--to", tmp_path, "-c", walk.coordinator.address))
     assert said == f"{tmp_path} is not empty: name another folder with --to"
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
 @pytest.mark.parametrize("to", ["file", "file/below"])
-def test_folder_that_cannot_be_one_is_one_sentence(walk: Walk, tmp_path: Path, in_process, to: str):
+def test_folder_that_cannot_be_one_is_one_sentence(walk: Walk, tmp_path: Path, to: str):
     (tmp_path / "file").write_text("")
-    said = one_sentence(in_process("export", "--task", "colour", "--to", tmp_path / to, "-c", walk.coordinator.address))
+    said = one_sentence(fedshare("export", "--task", "colour", "--to", tmp_path / to, "-c", walk.coordinator.address))
     assert said.startswith(f"cannot write {tmp_path / to}: ")

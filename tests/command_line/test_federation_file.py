@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from parts import federation_text, fedshare, one_sentence
+from forks import fedshare
+from parts import federation_text, one_sentence
 
 from fedshare.errors import UserError
 from fedshare.federation_file import read_federation_file, with_sources

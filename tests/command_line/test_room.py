@@ -8,6 +8,7 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
+from forks import fedshare
 from learning import Learning, keep_aside, learned
 from parts import CoordinatorHere, one_sentence, small_home
 
@@ -21,10 +22,10 @@ def learning(tmp_path: Path) -> Iterator[Learning]:
 
 
 @pytest.fixture
-def give(learning: Learning, in_process: Give, monkeypatch: pytest.MonkeyPatch) -> Give:
+def give(learning: Learning, monkeypatch: pytest.MonkeyPatch) -> Give:
     monkeypatch.setenv("COLUMNS", "250")
     monkeypatch.setenv("FEDSHARE_COORDINATOR", learning.coordinator.address)
-    return in_process
+    return fedshare
 
 
 def said(ended: CompletedProcess[str]) -> str:

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from parts import Coordinator, Walk, federation_text, fedshare, one_sentence, small_home, until
+from forks import fedshare
+from parts import Coordinator, Walk, federation_text, one_sentence, small_home, until
 
 from fedshare.federation_file import read_federation_file
 from protos.fedshare.v1 import federation_pb2 as pb
@@ -69,8 +70,8 @@ def test_worker_says_in_json_how_it_ended(tiny_spec: pb.FederationSpec, tasks: P
     assert f"receipt for update {record.update_id}" in ended.stderr
 
 
-def test_mistake_in_the_data_is_one_sentence_and_joins_nothing(walk: Walk, tmp_path: Path, in_process):
+def test_mistake_in_the_data_is_one_sentence_and_joins_nothing(walk: Walk, tmp_path: Path):
     home = ("--home", tmp_path / "home", "-c", walk.coordinator.address)
-    said = one_sentence(in_process("worker", "--task", "new", "--data", tmp_path / "nothing", *home))
+    said = one_sentence(fedshare("worker", "--task", "new", "--data", tmp_path / "nothing", *home))
     assert said.startswith(f"there is no folder {tmp_path}/nothing")
     assert "new-worker" not in {m.worker for m in walk.coordinator.status().members}

@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from forks import fedshare
 from learning import SAME, SENT_IS_KEPT, Learning
 from parts import (
     Coordinator,
     CoordinatorHere,
     dense_adapter,
-    fedshare,
     flip_a_byte,
     history_of,
     honest_blob,

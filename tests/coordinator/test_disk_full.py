@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from forks import fedshare
 from parts import (
     Coordinator,
     RawWorker,
     dense,
     dense_adapter,
-    fedshare,
     one_sentence,
     random_adapter,
     relative_error,

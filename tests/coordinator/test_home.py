@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from forks import fedshare, fedshare_anew
 from parts import (
     Coordinator,
-    fedshare,
     one_sentence,
     small_home,
     small_spec,
@@ -51,9 +51,8 @@ def test_port_in_use_is_refused(tmp_path: Path):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        said = one_sentence(
-            fedshare("coordinator", "--home", small_home(tmp_path / "home"), "--port", port, "--no-lineage")
-        )
+        home = small_home(tmp_path / "home")
+        said = one_sentence(fedshare_anew("coordinator", "--home", home, "--port", port, "--no-lineage"))
     assert said == f"cannot listen on 127.0.0.1:{port}: the port is in use; choose another --port"
     assert not (tmp_path / "home" / "address").exists()
 

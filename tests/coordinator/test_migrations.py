@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from forks import fedshare
 from parts import (
     Coordinator,
     CoordinatorHere,
     RawWorker,
-    fedshare,
     history_of,
     one_sentence,
     random_adapter,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from forks import fedshare
 from parts import (
     CoordinatorHere,
     RawWorker,
@@ -102,26 +102,22 @@ def test_last_good_version_is_served_while_a_block_of_the_head_is_bad(
         assert relative_error(wanted, dense(manifest, blobs, task)) < 2e-5
 
 
-def test_check_names_what_is_bad_and_the_newest_version_that_is_whole(
-    stopped: CoordinatorHere, in_process: Callable[..., subprocess.CompletedProcess[str]]
-):
+def test_check_names_what_is_bad_and_the_newest_version_that_is_whole(stopped: CoordinatorHere):
     entry = blob_of_head(stopped, "entry")
-    found = in_process("check", "--home", stopped.home)
+    found = fedshare("check", "--home", stopped.home)
     assert (found.returncode, found.stdout) == (0, "9 blobs read, 0 bad; head 3, newest whole version 3\n")
     flip_a_byte(entry)
-    found = in_process("check", "--home", stopped.home)
+    found = fedshare("check", "--home", stopped.home)
     assert found.returncode == 1
     assert f"task 2 from version 3 on: {entry} is damaged" in found.stdout
     assert found.stdout.endswith("9 blobs read, 1 bad; head 3, newest whole version 2\n")
-    [bad] = json.loads(in_process("check", "--home", stopped.home, "--json").stdout)["bad"]
+    [bad] = json.loads(fedshare("check", "--home", stopped.home, "--json").stdout)["bad"]
     assert bad["digest"] == entry.stem
 
 
-def test_check_needs_a_home_that_nobody_uses(
-    stopped: CoordinatorHere, in_process: Callable[..., subprocess.CompletedProcess[str]]
-):
+def test_check_needs_a_home_that_nobody_uses(stopped: CoordinatorHere):
     with stopped:
-        assert one_sentence(in_process("check", "--home", stopped.home)).startswith("another coordinator (")
+        assert one_sentence(fedshare("check", "--home", stopped.home)).startswith("another coordinator (")
 
 
 def test_merging_goes_on_where_only_a_tasks_coefficients_are_bad(stopped: CoordinatorHere):

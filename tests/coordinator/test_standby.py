@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from forks import fedshare_process
 from parts import Coordinator, RawWorker, honest_blob, random_adapter, small_home, small_spec, until
 from servers import Postgres, free_port
 
@@ -36,14 +36,11 @@ class Standing:
     def __init__(self, home: Path, options: list[str], log: Path):
         self.address, self.log_file = f"127.0.0.1:{free_port()}", log
         port = self.address.rpartition(":")[2]
-        command = [sys.executable, "-m", "fedshare", "coordinator", "--home", str(home), "--port", port]
-        with log.open("ab") as file:
-            self.process = subprocess.Popen(
-                [*command, "--no-lineage", "--standby", *options], stdin=subprocess.DEVNULL, stdout=file, stderr=file
-            )
+        command = ("coordinator", "--home", home, "--port", port, "--no-lineage", "--standby", *options)
+        self.process = fedshare_process(*command, out=log, err=log)
 
     def serves(self) -> pb.StatusReply | None:
-        assert self.process.poll() is None, self.log_file.read_text()
+        assert self.process.exitcode is None, self.log_file.read_text()
         try:
             with Client(self.address) as client:
                 return client.status()
@@ -51,7 +48,11 @@ class Standing:
             return None
 
     def stands_by(self) -> bool:
-        return "standing by" in self.log_file.read_text()
+        return self.log_file.exists() and "standing by" in self.log_file.read_text()
+
+    def ends_with(self) -> int | None:
+        self.process.join(TAKES_OVER_SECONDS_MAX)
+        return self.process.exitcode
 
 
 class Group:
@@ -72,7 +73,7 @@ class Group:
     def __exit__(self, *_: object) -> None:
         for member in self.members:
             member.process.kill()
-            member.process.wait()
+            member.process.join()
 
     def add(self) -> Standing:
         number = len(self.members)
@@ -95,10 +96,10 @@ class Group:
     def stop_outside_a_transaction(self, standing: Standing) -> None:
         """SIGSTOP. A process that is stopped while it has SQLite's own lock would keep it: nobody could take over."""
         while True:
-            standing.process.send_signal(signal.SIGSTOP)
+            os.kill(standing.process.pid, signal.SIGSTOP)
             if self.store or _can_write(self.folder / "home" / "journal.sqlite"):
                 return
-            standing.process.send_signal(signal.SIGCONT)
+            os.kill(standing.process.pid, signal.SIGCONT)
             time.sleep(0.05)
 
 
@@ -170,11 +171,11 @@ def test_standby_takes_over_from_one_that_hangs_which_then_writes_nothing_and_en
             iter([pb.SubmitRequest(header=headers[1]), pb.SubmitRequest(chunk=blob)]), timeout=60
         )
         until(second.serves, "the other serves", LEASE_SECONDS_MAX + TAKES_OVER_SECONDS_MAX)
-        first.process.send_signal(signal.SIGCONT)
+        os.kill(first.process.pid, signal.SIGCONT)
         with pytest.raises(grpc.RpcError) as refused:
             hanging.result()
         assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
-    assert first.process.wait(TAKES_OVER_SECONDS_MAX) == 2
+    assert first.ends_with() == 2
     last = first.log_file.read_text().splitlines()[-1]
     assert re.fullmatch(r"error: another coordinator \(process \d+ on .*\) has taken over: this one has ended", last)
     assert "Traceback" not in first.log_file.read_text()
@@ -198,8 +199,8 @@ def test_those_that_stand_by_wait_while_the_first_lives_and_exactly_one_takes_ov
     assert [one for one in (second, third) if one.serves()] == winner
     [loser] = {second, third} - set(winner)
     assert loser.log_file.read_text().count("\n") == 1
-    loser.process.send_signal(signal.SIGINT)
-    assert loser.process.wait(TAKES_OVER_SECONDS_MAX) == 130
+    os.kill(loser.process.pid, signal.SIGINT)
+    assert loser.ends_with() == 130
 
 
 def test_standby_whose_port_is_taken_says_so_before_it_is_needed(small: Coordinator):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import time
 from collections import Counter
@@ -15,6 +14,7 @@ from pathlib import Path
 from random import Random
 from unittest.mock import patch
 
+from forks import forked
 from google.protobuf import json_format
 from parts import small_home, small_spec, until
 from rich.progress import track
@@ -59,8 +59,6 @@ class Storm:
     _made: dict[str, Made] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload([f"{__package__}.child"])
         self.spec.MergeFrom(_differs(self.rng))
         small_home(self.folder / "home", self.spec)
         self._start_coordinator(0)
@@ -117,8 +115,7 @@ class Storm:
             self._start(name, work, self.folder, name, WORKERS[name], self.address)
 
     def _start(self, name: str, target: Callable[..., None], *args: object) -> None:
-        self.running[name] = self._context.Process(target=target, args=args, name=name)
-        self.running[name].start()
+        self.running[name] = forked(target, *args, name=name)
 
     def _address(self) -> str:
         file = self.folder / "home" / "address"

@@ -13,7 +13,7 @@ TRIES_MAX = 30
 
 @pytest.fixture(scope="module")
 def crashed() -> Campaign:
-    found = campaign(range(AIMED, AIMED + RUNS))
+    found = campaign(range(AIMED, AIMED + RUNS), jobs=2)
     for number, point in enumerate(ESSENTIAL):
         for turn in range(TRIES_MAX):
             if found.crashed[point]:

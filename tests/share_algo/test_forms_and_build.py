@@ -56,6 +56,7 @@ def test_unknown_form_is_refused():
 
 def test_build_of_a_stream_holds_one_adapter_at_a_time():
     alive: list[weakref.ref] = []
+    gc.freeze()  # what other tests have left is not looked through each time
 
     def source(number: int):
         def load() -> Adapter:
@@ -67,7 +68,10 @@ def test_build_of_a_stream_holds_one_adapter_at_a_time():
 
         return load
 
-    result = build({f"t{i}": source(i) for i in range(12)}, size=6)
+    try:
+        result = build({f"t{i}": source(i) for i in range(12)}, size=6)
+    finally:
+        gc.unfreeze()
     assert result.report.tasks == 12 and max(result.subspace.basis.widths()["m"]) <= 6
 
 

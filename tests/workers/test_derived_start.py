@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from forks import fedshare
 from learning import SAME
-from parts import Coordinator, Walk, federation_text, fedshare, one_sentence, order, small_home
+from parts import Coordinator, Walk, federation_text, one_sentence, order, small_home
 from safetensors.torch import load_file, save_file
 
 from fedshare.federation_file import read_federation_file
@@ -60,13 +61,13 @@ def test_function_kept_is_the_function_that_was_trained(derived: Walk):
         assert difference[0] == version and 0 <= difference[1] <= 1e-4
 
 
-def test_what_reads_versions_derives_as_well(derived: Walk, tmp_path: Path, in_process):
+def test_what_reads_versions_derives_as_well(derived: Walk, tmp_path: Path):
     address = derived.coordinator.address
-    ended = in_process("export", "--task=colour", "--to", tmp_path / "lora", "-c", address)
+    ended = fedshare("export", "--task=colour", "--to", tmp_path / "lora", "-c", address)
     assert ended.returncode == 0, ended.stderr
     assert load_file(tmp_path / "lora" / "adapter_model.safetensors")
     order(derived.coordinator, compact=pb.Compact(size=COLUMNS - 4))
-    told = in_process("diff", 2, 3, "-c", address)
+    told = fedshare("diff", 2, 3, "-c", address)
     assert told.returncode == 0 and "colour" in told.stdout, told.stderr
     with derived.coordinator.client() as client:
         assert client.replay().task.value < SAME
@@ -105,7 +106,7 @@ def changed(base: Path, by: Callable[[torch.Tensor], torch.Tensor]) -> None:
 
 
 def test_a_coordinator_without_the_base_model_it_began_with_does_not_start(
-    other_base: Path, tasks: Path, tmp_path: Path, in_process
+    other_base: Path, tasks: Path, tmp_path: Path
 ):
     file = tmp_path / "federation.toml"
     file.write_text(text(other_base, tasks, "weights"))
@@ -115,11 +116,11 @@ def test_a_coordinator_without_the_base_model_it_began_with_does_not_start(
     said = f"the base model in {other_base} is not this federation's {other_base}: their weights differ"
     assert one_sentence(fedshare(*again)) == said
     shutil.rmtree(other_base)
-    assert f"the base model {other_base} is not a folder" in one_sentence(in_process(*again))
+    assert f"the base model {other_base} is not a folder" in one_sentence(fedshare(*again))
 
 
 def test_where_they_were_derived_before_a_coordinator_starts_and_a_version_is_read_without_the_model(
-    other_base: Path, tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_process
+    other_base: Path, tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("FEDSHARE_CACHE", str(tmp_path / "cache"))
     (tmp_path / "federation.toml").write_text(text(other_base, tasks, "weights"))
@@ -130,19 +131,17 @@ def test_where_they_were_derived_before_a_coordinator_starts_and_a_version_is_re
         shutil.rmtree(other_base)
         coordinator._options = ("--no-lineage",)
         coordinator.start()
-        ended = in_process("export", "--task=colour", "--to", tmp_path / "lora", "-c", coordinator.address)
+        ended = fedshare("export", "--task=colour", "--to", tmp_path / "lora", "-c", coordinator.address)
         assert ended.returncode == 0, ended.stderr
         with coordinator.client() as client:
             assert client.replay().task.value < SAME
 
 
-def test_weights_whose_vectors_nobody_could_tell_apart_are_one_sentence(
-    other_base: Path, tasks: Path, tmp_path: Path, in_process
-):
+def test_weights_whose_vectors_nobody_could_tell_apart_are_one_sentence(other_base: Path, tasks: Path, tmp_path: Path):
     changed(other_base, torch.zeros_like)
     file = tmp_path / "federation.toml"
     file.write_text(text(other_base, tasks, "weights"))
-    said = one_sentence(in_process("coordinator", file, "--home", tmp_path / "home", "--port", 0, "--no-lineage"))
+    said = one_sentence(fedshare("coordinator", file, "--home", tmp_path / "home", "--port", 0, "--no-lineage"))
     assert "query: singular values of the base weight are too close" in said
 
 

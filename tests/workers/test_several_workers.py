@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from forks import fedshare
 from learning import SAME
-from parts import Coordinator, Walk, federation_text, fedshare, sentences, write_task_file
+from parts import Coordinator, Walk, federation_text, sentences, write_task_file
 
 from protos.fedshare.v1 import federation_pb2 as pb
 from share_algo import lift, mixed

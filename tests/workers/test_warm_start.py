@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from forks import fedshare
 from learning import SAME
-from parts import Coordinator, Walk, federation_text, fedshare, order, sentences, write_task_file
+from parts import Coordinator, Walk, federation_text, order, sentences, write_task_file
 
 from fedshare.federation_file import read_federation_file
 from protos.fedshare.v1 import federation_pb2 as pb
