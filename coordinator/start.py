@@ -56,16 +56,17 @@ def start_block(
 def _recipes(spec: pb.FederationSpec, weights: Mapping[str, Tensor]) -> Block:
     start = spec.start
     if start.kind == pb.START_KIND_WEIGHTS:
-        return weight_block(_of_modules(spec, weights), start.columns)
+        return _of_weights(spec, weights)
     if start.kind == pb.START_KIND_SEED:
         shapes = {m.name: (m.out_features, m.in_features) for m in spec.modules}
         return derived_block(shapes, start.columns, spec.seed)
     return {}
 
 
-def _of_modules(spec: pb.FederationSpec, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+def _of_weights(spec: pb.FederationSpec, weights: Mapping[str, Tensor]) -> Block:
     if lacking := [m.name for m in spec.modules if m.name not in weights]:
         raise CoordinatorError(
             f"{spec.name!r} begins in directions of {spec.base.name}'s weights, and those of {lacking[0]} are not here"
         )
-    return {m.name: weights[m.name] for m in spec.modules}
+    block = weight_block(weights, spec.start.columns)
+    return {m.name: block[m.name] for m in spec.modules}

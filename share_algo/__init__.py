@@ -29,7 +29,7 @@ from share_algo.probe import linear_probe, probe_loss
 from share_algo.subspace import Merged, MergeReport, Result, Subspace, measured, merge
 from share_algo.types import Adapter, Basis, Block, Coefficients, Directions, Factors, TaskEntry, Update
 from share_algo.unite import UniteReport, unite
-from share_algo.weights import weight_block, with_weights
+from share_algo.weights import LoadedWeights, weight_block, with_weights
 
 __all__ = [
     "Adapter",
@@ -44,6 +44,7 @@ __all__ = [
     "Compacted",
     "Directions",
     "Factors",
+    "LoadedWeights",
     "MergeReport",
     "Merged",
     "ModuleReport",

@@ -79,6 +79,8 @@ class Recipe:
         return Directions(_orthonormal(f"{self.seed}/{self.module}/out", self.N, K),
                           _orthonormal(f"{self.seed}/{self.module}/in", self.D, L))  # fmt: skip
 
+    def let_go(self) -> None: ...
+
 
 class Derivation(Protocol):
     """How one module's columns are found again."""
@@ -94,6 +96,9 @@ class Derivation(Protocol):
     @property
     def said(self) -> list[object]: ...
     def make(self) -> Directions: ...
+
+    def let_go(self) -> None:
+        """Of what was loaded to make it, if it was."""
 
 
 class DerivedDirections(Directions):
@@ -169,16 +174,21 @@ def derived_block(shapes: Mapping[str, tuple[int, int]], columns: int, seed: int
 def derive(
     blocks: Iterable[Block], told: Callable[[int, int], None] = lambda done, total: None, threads: int = 1
 ) -> None:
-    """Now, what otherwise is derived when it is first looked at; so many modules at a time.
+    """Now, what otherwise is derived when it is first looked at; so many modules at a time. What is loaded for it is
+    let go at the end.
 
     told: how many modules are done, of how many; if it raises, no other is begun.
     """
     each = [d for block in blocks for d in block.values() if isinstance(d, DerivedDirections)]
     made: list[Directions] = []
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
-        for one in pool.map(lambda directions: directions.recipe.make(), each):
-            made.append(one)
-            told(len(made), len(each))
+    try:
+        with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
+            for one in pool.map(lambda directions: directions.recipe.make(), each):
+                made.append(one)
+                told(len(made), len(each))
+    finally:
+        for directions in each:
+            directions.recipe.let_go()
     for directions in each:
         _ = directions.out_NK  # of what is in `made`
 

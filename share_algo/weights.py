@@ -10,9 +10,10 @@ inside them, as inside random ones.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from threading import Lock
 
 import numpy as np
 import torch
@@ -37,6 +38,36 @@ LANCZOS_VECTORS_MIN = 64
 """Held at once; with fewer a few columns of a slowly falling spectrum take many restarts."""
 LANCZOS_RESTARTS_MAX = 50
 """Flat spectra and steep ones took at most five; what takes more is decomposed whole."""
+
+
+class LoadedWeights(Mapping[str, Tensor]):
+    """Weights that are loaded, all together, when the first is asked for; and again when one is asked for after
+    `let_go`. Names are known before. Thread-safe."""
+
+    def __init__(self, names: Iterable[str], load: Callable[[], Mapping[str, Tensor]]):
+        self._names, self._load, self._lock = dict.fromkeys(names), load, Lock()
+        self._loaded: Mapping[str, Tensor] | None = None
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._names:
+            raise KeyError(name)
+        with self._lock:
+            if self._loaded is None:
+                self._loaded = self._load()
+            return self._loaded[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def let_go(self) -> None:
+        with self._lock:
+            self._loaded = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +103,10 @@ class WeightRecipe:
         value decomposition in float64, about 20 N D min(N, D), or a few hundred products with W0 and its transpose
         where Lanczos' method serves."""
         return _singular_vectors(self)
+
+    def let_go(self) -> None:
+        if isinstance(self.weights, LoadedWeights):
+            self.weights.let_go()
 
     def weight(self) -> Tensor:
         """W0, N x D. AlgebraError where it is not at hand, or is another. Cost: its hash."""

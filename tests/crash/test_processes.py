@@ -8,7 +8,7 @@ import pytest
 
 from .processes import storm
 
-KILLS = 12
+KILLS = 30
 
 
 @pytest.mark.timeout(280)

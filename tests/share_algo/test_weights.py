@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 
 import numpy as np
 import pytest
@@ -16,16 +17,18 @@ from share_algo import (
     AlgebraError,
     Basis,
     Coefficients,
+    LoadedWeights,
     Subspace,
     compact,
     constrain,
+    derive,
     merge,
     release,
     weight_block,
     with_weights,
 )
 from share_algo.codec import decode_block, encode_block
-from share_algo.weights import LANCZOS_RESTARTS_MAX, LANCZOS_SIDE_MIN
+from share_algo.weights import LANCZOS_RESTARTS_MAX, LANCZOS_SIDE_MIN, basis_with_weights
 
 SHAPES = {"a": (48, 32), "b": (32, 40)}
 COLUMNS = 12
@@ -117,6 +120,31 @@ def test_another_weight_is_refused_with_the_module(other, tmp_path):
     made.save(tmp_path)
     with pytest.raises(AlgebraError, match=r"a: this is not the base model's weight"):
         with_weights(Subspace.load(tmp_path), {**weights(), "a": other})
+
+
+def test_weights_that_are_loaded_for_it_are_loaded_once_and_let_go_once_all_is_derived():
+    loaded: list[weakref.ref] = []
+
+    def load() -> dict[str, torch.Tensor]:
+        found = weights(7)
+        loaded.extend(map(weakref.ref, found.values()))
+        return found
+
+    lazy = LoadedWeights(SHAPES, load)
+    assert (set(lazy), len(lazy), "c" in lazy, lazy.get("c"), loaded) == (set(SHAPES), len(SHAPES), False, None, [])
+    block = weight_block(lazy, COLUMNS)
+    derive([block], threads=4)
+    assert len(loaded) == len(SHAPES) and not any(ref() is not None for ref in loaded)
+    same = weight_block(weights(7), COLUMNS)
+    assert all(torch.equal(block[m].out_NK, same[m].out_NK) for m in SHAPES) and len(loaded) == len(SHAPES)
+    assert lazy["a"].shape == SHAPES["a"] and len(loaded) == 2 * len(SHAPES)
+
+
+def test_weights_are_let_go_also_where_one_is_another():
+    lazy = LoadedWeights(SHAPES, lambda: {**weights(), "b": weights(1)["b"]})
+    with pytest.raises(AlgebraError, match=r"^b: this is not the base model's weight"):
+        derive(basis_with_weights(generation().basis.blocks, lazy).blocks)
+    assert lazy._loaded is None
 
 
 def test_weights_whose_vectors_nobody_could_tell_apart_are_refused():
