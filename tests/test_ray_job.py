@@ -36,7 +36,8 @@ def test_run_as_a_ray_job_learns_every_task(dashboard: str, federation_toml: Pat
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     line = next(line for line in done.stdout.splitlines() if line.startswith("{"))
     results = json.loads(line)
-    assert results["head"] == len(results["tasks"]) == len(TASKS)
+    assert {task["task"] for task in results["tasks"]} == set(TASKS)
+    assert 1 <= results["head"] <= len(TASKS)  # tasks that end together may be merged in one version
     assert all(task["accuracy_at_head"] == task["accuracy_when_learned"] for task in results["tasks"])
 
 
