@@ -7,68 +7,89 @@ versions that held anything of them are let go (letting_go.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from google.protobuf import json_format
-from sqlalchemy import Connection, Row, bindparam, delete, select, update
+from sqlalchemy import Connection, bindparam, delete, select, update
 
 from coordinator.draft import Erasure
-from coordinator.tables import commands, journal, members, metrics, restated, versions
+from coordinator.heirs import ERASED_TASK, without
+from coordinator.tables import commands, journal, members, metrics, past_verdicts, restated, verdicts, versions
 from protos.fedshare.v1.federation_pb2 import CommandRequest
 
-ERASED_TASK = "(erased)"
-"""No task can have this name."""
+JUDGED = "a judgement on an update that is erased"
+BLANK = {"worker": "", "task": "", "metrics": {}, "warm_start": ""}
 
 
 def erase(connection: Connection, erasure: Erasure) -> None:
-    tasks = _tasks_of(connection, erasure.positions)
+    tasks, ids = _those_of(connection, erasure.positions)
     _blank_updates(connection, erasure.positions)
+    tasks -= set(connection.execute(select(journal.c.task).distinct()).scalars())
     _blank_warm_starts(connection, tasks)
-    _blank_commands(connection, erasure.task, erasure.worker, erasure.until)
+    _blank_records(connection, erasure.positions, tasks)
+    _blank_forgets(connection, {erasure.task, *tasks} - {""}, erasure.worker, erasure.until)
+    _blank_verdicts(connection, ids, tasks)
     _blank_people(connection, erasure.task, erasure.worker)
 
 
+def _those_of(connection: Connection, positions: frozenset[int]) -> tuple[set[str], set[str]]:
+    """(tasks, ids), of all that say whose they are. One by one: databases bound how many a query may name."""
+    query = select(journal.c.task, journal.c.update_id).where(journal.c.position == bindparam("position"))
+    rows = [connection.execute(query, {"position": p}).one() for p in positions]
+    return {row.task for row in rows if row.task}, {row.update_id for row in rows}
+
+
 def _blank_updates(connection: Connection, positions: frozenset[int]) -> None:
-    blank = {"worker": "", "task": "", "labels": [], "metrics": {}, "warm_start": ""}
+    """What was said of them before they were erased goes, too."""
     for position in positions:
-        connection.execute(update(journal).where(journal.c.position == position).values(**blank))
+        connection.execute(update(journal).where(journal.c.position == position).values(**BLANK, labels=[]))
+        connection.execute(update(past_verdicts).where(past_verdicts.c.position == position).values(reason=""))
         connection.execute(delete(restated).where(restated.c.position == position))
-    for row in connection.execute(select(versions.c.version, versions.c.record)).all():
-        _restate(connection, row, lambda r: r["position"] in positions, {"worker": "", "task": "", "metrics": {},
-                                                                         "warm_start": ""})  # fmt: skip
-
-
-def _tasks_of(connection: Connection, positions: frozenset[int]) -> set[str]:
-    """Every update counts that says whose it is; one by one, as databases bound how many a query may name."""
-    query = select(journal.c.task).where(journal.c.position == bindparam("position"), journal.c.task != "")
-    return {task for p in positions for task in connection.execute(query, {"position": p}).scalars()}
 
 
 def _blank_warm_starts(connection: Connection, tasks: set[str]) -> None:
     """What began with a task of which nothing is left says that much, and not with which."""
-    left = set(connection.execute(select(journal.c.task).distinct()).scalars())
-    for task in tasks - left:
+    for task in tasks:
         named = journal.c.warm_start == task
         connection.execute(update(journal).where(named).values(warm_start=ERASED_TASK))
+
+
+def _blank_records(connection: Connection, positions: frozenset[int], tasks: set[str]) -> None:
     for row in connection.execute(select(versions.c.version, versions.c.record)).all():
-        _restate(connection, row, lambda r: r.get("warm_start") in tasks - left, {"warm_start": ERASED_TASK})
+        blanked = [_blanked(record, positions, tasks) for record in row.record]
+        if blanked != row.record:
+            connection.execute(update(versions).where(versions.c.version == row.version).values(record=blanked))
 
 
-def _restate(connection: Connection, row: Row, which: Callable[[dict[str, Any]], bool], change: dict[str, Any]) -> None:
-    """One version's records, where any is to be changed."""
-    restated_records = [r | change if which(r) else r for r in row.record]
-    if restated_records != row.record:
-        connection.execute(update(versions).where(versions.c.version == row.version).values(record=restated_records))
+def _blanked(record: dict[str, Any], positions: frozenset[int], tasks: set[str]) -> dict[str, Any]:
+    """One of a version's records."""
+    if record["position"] in positions:
+        return record | BLANK
+    began = {"warm_start": ERASED_TASK} if record.get("warm_start") in tasks else {}
+    return record | began | {"note": without(record["note"], tasks)}
 
 
-def _blank_commands(connection: Connection, task: str, worker: str, until: int) -> None:
+def _blank_forgets(connection: Connection, tasks: set[str], worker: str, until: int) -> None:
+    """What was asked to be forgotten, here or before."""
     for row in connection.execute(select(commands).where(commands.c.position <= until)).all():
         request = json_format.Parse(row.request, CommandRequest())
-        if (request.forget.task, request.forget.worker) == (task, worker) and (task or worker):
-            request.forget.task = request.forget.worker = ""
+        forget = request.forget
+        if forget.task in tasks or (worker and forget.worker == worker):
+            forget.task = forget.worker = ""
             said = json_format.MessageToJson(request)
             connection.execute(update(commands).where(commands.c.position == row.position).values(request=said))
+
+
+def _blank_verdicts(connection: Connection, ids: set[str], tasks: set[str]) -> None:
+    """Those on commands: a judgement on one of these updates says whose it was, and a forget who began with it."""
+    joined = select(commands.c.request, verdicts.c.position, verdicts.c.reason).join_from(
+        commands, verdicts, commands.c.position == verdicts.c.position
+    )
+    for row in connection.execute(joined).all():
+        judged = json_format.Parse(row.request, CommandRequest()).judge.update_id
+        reason = JUDGED if judged in ids else without(row.reason, tasks)
+        if reason != row.reason:
+            connection.execute(update(verdicts).where(verdicts.c.position == row.position).values(reason=reason))
 
 
 def _blank_people(connection: Connection, task: str, worker: str) -> None:

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import delete, insert, select
 
 from coordinator.catalog import Catalog, Version
-from coordinator.erasure import ERASED_TASK
 from coordinator.errors import Fenced
+from coordinator.heirs import ERASED_TASK
 from coordinator.home import Home
 from coordinator.lineage_erase import erase_runs
 from coordinator.measured import Measured, Measurement
@@ -223,7 +223,7 @@ class _Store:
         gone = [
             run.info.run_id
             for run in self._runs(self._versions)
-            if run.data.tags.get("fedshare.task") and run.data.tags.get("fedshare.update_id") in update_ids
+            if run.data.tags.get("fedshare.update_id") in update_ids and _may_name(run.data.tags)
         ]
         gone += [
             run.info.run_id
@@ -285,9 +285,16 @@ def _client(uri: str) -> MlflowClient:
     return MlflowClient(tracking_uri=uri)
 
 
+def _may_name(tags: dict[str, str]) -> bool:
+    """Whether a run of a version says whose it was, or who began with what was forgotten."""
+    return bool(tags.get("fedshare.task")) or tags.get("fedshare.kind") == "forget"
+
+
 def _is_blanked(record: Record) -> bool:
     """By an erasure: it says less than it did."""
-    return record.kind == VERSION_KIND_MERGE and (not record.task or record.warm_start == ERASED_TASK)
+    if record.kind != VERSION_KIND_MERGE:
+        return ERASED_TASK in record.note
+    return not record.task or record.warm_start == ERASED_TASK
 
 
 def _tags(tags: dict[str, str]) -> list[Any]:

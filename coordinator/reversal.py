@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from coordinator.catalog import Version
 from coordinator.draft import Draft, Erasure, LettingGo
 from coordinator.errors import CoordinatorError
+from coordinator.heirs import noted
 from coordinator.history import History
 from coordinator.journal import Position
 from coordinator.letting_go import ERASED
@@ -18,9 +19,6 @@ from coordinator.retention import letting_go
 from coordinator.verdicts import Ruling
 from coordinator.whole import changed, ordered, stored
 from protos.fedshare.v1 import federation_pb2 as pb
-
-NOTE_MAX = 1000
-"""Characters of names in a note."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +61,7 @@ class Reversal:
             (pb.OUTCOME_ERASED, "erased") if command.erase else (pb.OUTCOME_REVERTED, "taken back by a forget")
         )
         note = f"as if {len(taken)} updates had never come, which are {'erased' if command.erase else 'reverted'}"
-        if heirs := journal.begun_with(forgotten, alive - forgotten):
-            note += f"; what they had learned is where others began that stay: {', '.join(heirs)}"[:NOTE_MAX]
+        note = noted(note, journal.begun_with(forgotten, alive - forgotten))
         draft = replace(
             ordered(position, pb.VERSION_KIND_FORGET, note, rebuilt.basis),
             later=tuple(Ruling(p, outcome, reason=what) for p in taken),

@@ -40,9 +40,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-def learn(coordinator: Coordinator, task: str, base: int) -> None:
+def learn(coordinator: Coordinator, task: str, base: int, **header: object) -> None:
     with RawWorker(coordinator.address, f"{task}-worker", task) as raw:
-        receipt = raw.teach(random_adapter(raw.spec, ord(task)), base, metrics={"accuracy_when_learned": 0.25})
+        adapter = random_adapter(raw.spec, ord(task[0]))
+        receipt = raw.teach(adapter, base, metrics={"accuracy_when_learned": 0.25}, **header)
         coordinator.drained()
         raw.client.report(f"{task}-worker", raw.joined.incarnation, task, receipt.position, {"accuracy": 0.5})
 
@@ -145,3 +146,22 @@ def test_compactions_and_collections_show_in_mlflow(tmp_path: Path):
     compaction = runs(MlflowClient(f"sqlite:///{home}/lineage/mlflow.db"), "small/versions")[-1].data
     assert compaction.tags["fedshare.note"].startswith("6 and 6 columns became 4 and 4; 3 tasks")
     assert 0.01 < compaction.metrics["largest_error"] < 1 and compaction.metrics["basis_out"] == 4
+
+
+def test_mlflows_own_file_holds_no_name_that_was_erased(tmp_path: Path):
+    home = small_home(tmp_path / "home")
+    with Coordinator(home) as coordinator:
+        learn(coordinator, "a", 0)
+        learn(coordinator, "heirloom", 1, warm_start="a")
+        learn(coordinator, "c", 1, warm_start="heirloom")
+        order(coordinator, forget=pb.Forget(task="a"))
+        until(lambda: not coordinator.status().lineage_behind, "MLflow has everything")
+        assert b"heirloom" in (home / "lineage" / "mlflow.db").read_bytes()
+        order(coordinator, forget=pb.Forget(worker="heirloom-worker", erase=True))
+        assert coordinator.stop() == 0
+    assert [file for file in home.rglob("*") if file.is_file() and b"heirloom" in file.read_bytes()] == []
+    shown = [run.data.tags for run in runs(MlflowClient(f"sqlite:///{home}/lineage/mlflow.db"), "small/versions")]
+    by_version = {int(tags["fedshare.version"]): tags for tags in shown}
+    assert sorted(by_version) == [1, 2, 3, 4, 5]
+    assert (by_version[2]["fedshare.task"], by_version[3]["fedshare.warm_start"]) == ("", "(erased)")
+    assert by_version[4]["fedshare.note"].endswith("where others began that stay: (erased)")

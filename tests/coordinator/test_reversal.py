@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from learning import SAME, SENT_IS_KEPT, Learning, learned, same
+from learning import SAME, SENT_IS_KEPT, Learning, keep_aside, learned, same
 from parts import (
     Coordinator,
     CoordinatorHere,
@@ -195,6 +195,24 @@ def test_no_file_of_the_home_holds_anything_of_what_was_erased(erased: Erased):
         middle = len(blob) - len(blob) // 3  # in the tensors
         assert files_with(erased.home, blob[middle : middle + 24]) == []
     assert files_with(erased.home, b"secret") == files_with(erased.home, b"someone") == []
+
+
+def test_no_judgement_and_no_earlier_forget_holds_a_name_that_is_erased_later(here: CoordinatorHere):
+    learning = Learning(here)
+    learning.learn("a", base=0)
+    learning.learn("heirloom", warm_start="a")
+    learning.learn("c")
+    for task, accept in (("veiled", True), ("hidden", False)):
+        order(here, judge=pb.Judge(update_id=keep_aside(learning, task, base=1), accept=accept))
+    order(here, forget=pb.Forget(task="a"))
+    order(here, forget=pb.Forget(task="heirloom"))
+    for task in ("veiled", "hidden", "heirloom"):
+        assert files_with(here.home, task.encode())
+        assert order(here, forget=pb.Forget(worker=f"{task}-worker", erase=True)).outcome == pb.OUTCOME_DONE
+        assert files_with(here.home, task.encode()) == []
+    with here.client() as client:
+        [first, *_] = [record for record in client.versions() if record.kind == pb.VERSION_KIND_FORGET]
+    assert first.note.endswith("; what they had learned is where others began that stay: (erased)")
 
 
 def test_others_are_what_they_were_after_an_erasure_and_after_a_restart(erased: Erased):
