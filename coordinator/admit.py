@@ -17,6 +17,8 @@ NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 UPDATE_ID = re.compile(r"[0-9a-f]{32}")
 DIGEST = re.compile(r"[0-9a-f]{64}")
 LABELS_MAX = 10_000
+CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+"""What no label holds and not every database takes; tabs and line ends are none of them."""
 METRICS_MAX = 100
 HEAD_NUMBERS_MAX = 50_000_000
 HEADER_BYTES = 1 << 20
@@ -92,6 +94,8 @@ def header(spec: pb.FederationSpec, header: pb.UpdateHeader) -> None:
         no_such_version(header.base_version)
     if len(header.labels) > LABELS_MAX:
         raise Refused(pb.OUTCOME_REFUSED_MALFORMED, f"{len(header.labels)} labels; at most {LABELS_MAX} are kept")
+    if odd := [label for label in header.labels if CONTROL.search(label)]:
+        raise Refused(pb.OUTCOME_REFUSED_MALFORMED, f"the label {odd[0][:100]!r} holds a control character")
     if not 0 < header.nbytes <= update_bytes_max(spec):
         raise Refused(
             pb.OUTCOME_REFUSED_TOO_LARGE,

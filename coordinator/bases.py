@@ -37,14 +37,18 @@ class Bases:
         try:
             return self.at(self._known(number))
         except CoordinatorError:
-            self._must_be_readable(number)
+            self.must_be_readable(number)
             raise
 
     def behind(self, number: int) -> Basis:
-        """The same for a version that may be gone: its basis stays as long as a journaled update needs it."""
-        return self.at(self._known(number))
+        """The same for a version that may be gone: its basis stays as long as a later one of its generation does."""
+        version = self._known(number)
+        if version.gone and len(self.catalog.first_blocks(version.generation, version.blocks)) < version.blocks:
+            base_is_gone(number, version.gone)
+        return self.at(version)
 
-    def _must_be_readable(self, number: int) -> None:
+    def must_be_readable(self, number: int) -> None:
+        """Raises Refused for a version that is gone."""
         if why := self._existing(number).gone:
             base_is_gone(number, why)
 

@@ -23,10 +23,10 @@ from coordinator.quarantine import NORMS_MAX, unlike
 from coordinator.staleness import too_stale
 from coordinator.transition import Arrived, Merged, Record, Skipped, State, step
 from coordinator.verdicts import Ruling
-from coordinator.whole import kept, put
+from coordinator.whole import encoded, kept, put
 from protos.fedshare.v1 import federation_pb2 as pb
 from protos.policy import gathers, policy_of, replaces
-from share_algo import AlgebraError, Block
+from share_algo import AlgebraError
 from share_algo.codec import encode_block
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,8 @@ class Batch:
         self.norms = deque(norms, NORMS_MAX)
         self._rulings: dict[int, Ruling] = {}
         self._records: list[Record] = []
-        self._blocks: list[Block] = []
+        self._blocks: list[bytes] = []
+        self._entries: dict[str, bytes] = {}
         self._buffers: dict[str, list[Position]] = {}
 
     def draft(self, positions: Sequence[Position]) -> Draft:
@@ -92,12 +93,11 @@ class Batch:
 
     def _drafted(self, position: int, new: set[int]) -> Draft:
         """new: entries that have no verdict yet."""
-        changed = dict.fromkeys(r.task for r in self._records)
         return Draft(
             position=position,
             records=tuple(self._records),
-            blocks=tuple(put(self._history, encode_block(block)) for block in self._blocks),
-            entries={task: kept(self._history, self.state.tasks[task]) for task in changed},
+            blocks=tuple(put(self._history, block) for block in self._blocks),
+            entries={task: kept(self._history, self.state.tasks[task], blob) for task, blob in self._entries.items()},
             first=tuple(r for p, r in sorted(self._rulings.items()) if p in new),
             later=tuple(r for p, r in sorted(self._rulings.items()) if p not in new),
         )
@@ -142,12 +142,12 @@ class Batch:
             return
         result = self._step([*(a for _, a in waiting), arrived])
         members = [*(p for p, _ in waiting), position]
-        buffer.clear()
         if isinstance(result, Merged):
             self._merge(members, result)
         else:
             for member in members:
                 self._skip(member, result.reason)
+        buffer.clear()
 
     def _step(self, arrived: Sequence[Arrived]) -> Merged | Skipped:
         """With what the task is by now, as far as its policy asks for that."""
@@ -159,8 +159,11 @@ class Batch:
         return result
 
     def _merge(self, members: Sequence[Position], merged: Merged) -> None:
+        """Encoded here, where what cannot be is one entry's matter and not the version's."""
+        entry = encoded(merged.learned)
+        self._blocks += [encode_block(merged.block)] if merged.block else []
+        self._entries[merged.records[-1].task] = entry
         self._records += merged.records
-        self._blocks += [merged.block] if merged.block else []
         self.norms.extend(record.norm for record in merged.records)
         for member in members:
             self._rule(member, pb.OUTCOME_MERGED)
@@ -203,14 +206,17 @@ class Batch:
         return self._history.arrived(position, self._head.version - position.submission.base_version)
 
     def _tried(self, position: Position, work: Callable[[], None]) -> None:
-        """Whatever one entry holds, it must not stop the rest."""
+        """Whatever one entry holds, it must not stop the rest, and nothing of it stays."""
+        before = self.state
         try:
             work()
         except (CoordinatorError, Refused, AlgebraError) as error:
+            self.state = before
             self._skip(position, str(error))
         except (OSError, SQLAlchemyError, Fenced):  # the machine's, not the entry's: it is tried again
             raise
         except Exception as error:  # ours to mend
+            self.state = before
             log.exception("merging failed update=%s", position.submission.update_id)
             self._skip(position, f"internal error: {type(error).__name__}: {error}")
 

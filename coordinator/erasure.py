@@ -14,11 +14,13 @@ from sqlalchemy import Connection, bindparam, delete, select, update
 
 from coordinator.draft import Erasure
 from coordinator.heirs import ERASED_TASK, without
+from coordinator.members import erase_member
 from coordinator.tables import commands, journal, members, metrics, past_verdicts, restated, verdicts, versions
 from protos.fedshare.v1.federation_pb2 import CommandRequest
 
 JUDGED = "a judgement on an update that is erased"
 BLANK = {"worker": "", "task": "", "metrics": {}, "warm_start": ""}
+"""Of what was said of an update, in the journal and in a version's record."""
 
 
 def erase(connection: Connection, erasure: Erasure) -> None:
@@ -64,7 +66,7 @@ def _blank_records(connection: Connection, positions: frozenset[int], tasks: set
 def _blanked(record: dict[str, Any], positions: frozenset[int], tasks: set[str]) -> dict[str, Any]:
     """One of a version's records."""
     if record["position"] in positions:
-        return record | BLANK
+        return record | BLANK | {"norm": 0.0}  # by which others would be judged
     began = {"warm_start": ERASED_TASK} if record.get("warm_start") in tasks else {}
     return record | began | {"note": without(record["note"], tasks)}
 
@@ -95,7 +97,7 @@ def _blank_verdicts(connection: Connection, ids: set[str], tasks: set[str]) -> N
 def _blank_people(connection: Connection, task: str, worker: str) -> None:
     if worker:
         connection.execute(delete(metrics).where(metrics.c.worker == worker))
-        connection.execute(delete(members).where(members.c.worker == worker))
+        erase_member(connection, worker)
     if task:
         connection.execute(delete(metrics).where(metrics.c.task == task))
         connection.execute(update(members).where(members.c.task == task).values(task=""))

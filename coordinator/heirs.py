@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 
 ERASED_TASK = "(erased)"
 """Stands for the name of a task of which nothing is left. No task can have this name."""
-NAMES_MAX = 20
+NAMES_MAX = 10
 _MARK = "; what they had learned is where others began that stay: "
 
 

@@ -151,6 +151,7 @@ class History:
     def _begun(self, submission: Submission) -> TaskEntry | None:
         if not gathers(policy_of(self.spec.policies, submission.task)):
             return None
+        self.bases.must_be_readable(submission.base_version)
         found = self.catalog.task_of(submission.base_version, submission.task)
         return decode_entry(self.blobs.get(found.kept.blob.digest)) if found else None
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import takewhile
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from itertools import count, takewhile
 from time import monotonic, sleep, time
 
 from sqlalchemy import Engine
@@ -26,7 +27,7 @@ from coordinator.journal import Position
 from coordinator.judgement import judgement
 from coordinator.letting_go import Overtaken
 from coordinator.quarantine import NORMS_MAX
-from coordinator.retention import collection
+from coordinator.retention import caught_up, collection
 from coordinator.reversal import Reversal
 from coordinator.soundness import newest_sound
 from coordinator.sweep import sweep_if_wanted
@@ -45,6 +46,8 @@ GATHER_SECONDS_MAX = 0.1
 """So much later a version may come for the sake of arrivals."""
 IDLE_SECONDS_MAX = 5.0
 """How long a missed wake-up could cost; none is known to be missed."""
+CATCH_UPS_MAX = 5
+"""So often what was journaled meanwhile is taken in, before nothing more may come until a command is carried out."""
 EXPECTED = (OSError, SQLAlchemyError, CoordinatorError)
 """What the world around the writer may do to it."""
 
@@ -176,21 +179,16 @@ class Integrator:
 
     def _carry_out(self, position: Position, command: pb.CommandRequest) -> None:
         """A command's version has another basis than the one in memory: it is read again from the disk."""
-        while True:
-            try:
-                draft = self._ordered(position, command)
-            except (CoordinatorError, Refused, AlgebraError) as error:
-                return self._skip(position, str(error))
-            except (OSError, SQLAlchemyError, Fenced):  # the machine's, not the entry's: it is tried again
-                raise
-            except Exception as error:  # ours to mend
-                log.exception("command failed id=%s", position.submission.update_id)
-                return self._skip(position, f"internal error: {type(error).__name__}: {error}")
-            try:
-                self._publish(draft)
-            except Overtaken:
-                continue
-            return self._resume()
+        try:
+            self._publish_with_all(self._ordered(position, command))
+        except (CoordinatorError, Refused, AlgebraError) as error:
+            return self._skip(position, str(error))
+        except (OSError, SQLAlchemyError, Fenced):  # the machine's, not the entry's: it is tried again
+            raise
+        except Exception as error:  # ours to mend
+            log.exception("command failed id=%s", position.submission.update_id)
+            return self._skip(position, f"internal error: {type(error).__name__}: {error}")
+        self._resume()
 
     def _ordered(self, position: Position, command: pb.CommandRequest) -> Draft:
         if command.HasField("rollback"):
@@ -202,6 +200,18 @@ class Integrator:
         if command.HasField("collect"):
             return collection(self._history, position, command.collect, self._head)
         return self._reversal.forget(position, command.forget, self._head)
+
+    def _publish_with_all(self, draft: Draft) -> None:
+        """With all that is journaled meanwhile; where more comes faster than it is taken in, it has to wait."""
+        with ExitStack() as stack:
+            for overtaken in count(1):
+                try:
+                    return self._publish(draft)
+                except Overtaken:
+                    assert draft.letting_go, "only what lets versions go can be overtaken"
+                    if overtaken == CATCH_UPS_MAX:
+                        stack.enter_context(self._history.journal.closed())
+                    draft = replace(draft, letting_go=caught_up(self._history, draft.letting_go))
 
     def _skip(self, position: Position, reason: str) -> None:
         skipped = Ruling(position.position, pb.OUTCOME_SKIPPED, reason=reason)

@@ -7,7 +7,9 @@ says. One line appends.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from threading import Event
 
 from google.protobuf import json_format
 from sqlalchemy import Connection, Engine, Row, bindparam, func, insert, or_, select
@@ -26,6 +28,7 @@ from protos.fedshare.v1.federation_pb2 import (
     OUTCOME_QUARANTINED,
     OUTCOME_QUEUED,
     OUTCOME_REFUSED_ID_REUSED,
+    OUTCOME_RETRY_BUSY,
     OUTCOME_REVERTED,
     CommandRequest,
     Outcome,
@@ -79,6 +82,8 @@ class Journal:
     def __init__(self, engine: Engine):
         self._engine, self._writer = engine, writer(engine)
         self._appended = Together(self._append)
+        self._door = Event()
+        self._door.set()
 
     def append(self, submission: Submission, at: float) -> tuple[Decision, bool]:
         """Durable when it returns: (decision, was it here before). A repeated id changes nothing.
@@ -86,6 +91,15 @@ class Journal:
         Submissions that arrive at the same time share one commit.
         """
         return self._appended((submission, at))
+
+    @contextmanager
+    def closed(self) -> Iterator[None]:
+        """Meanwhile nothing new is added: whoever sends is told to come again."""
+        self._door.clear()
+        try:
+            yield
+        finally:
+            self._door.set()
 
     def expect(self, submission: Submission) -> Decision | None:
         """The decision on an update that is here already; None for a new one. What `append` would refuse is refused."""
@@ -100,6 +114,7 @@ class Journal:
             seen = _Seen(connection, submission)
             if before := seen.here():
                 return before, True
+            self._must_be_open()
             added = seen.add(at)
             said = json_format.MessageToJson(request)
             connection.execute(insert(commands).values(position=added.position, request=said))
@@ -111,11 +126,18 @@ class Journal:
             for submission, at in arrivals:
                 seen = _Seen(connection, submission)
                 try:
-                    before = seen.expected()
-                    results.append((before or seen.add(at), before is not None))
+                    if before := seen.expected():
+                        results.append((before, True))
+                        continue
+                    self._must_be_open()
+                    results.append((seen.add(at), False))
                 except Refused as refused:
                     results.append(refused)
         return results
+
+    def _must_be_open(self) -> None:
+        if not self._door.is_set():
+            raise Refused(OUTCOME_RETRY_BUSY, "versions are being let go just now")
 
     def after(self, position: int, limit: int) -> list[Position]:
         """The next entries to be consumed, at most `limit`."""
@@ -158,10 +180,12 @@ class Journal:
         with self._engine.connect() as connection:
             return connection.execute(_NEWEST).scalar_one()
 
-    def mergeable(self) -> list[tuple[int, int, str]]:
-        """(position, base version, task) of updates that may be merged yet, or again, and that have no stand-in."""
+    def mergeable(self, after: int) -> list[tuple[int, int, str]]:
+        """(position, base version, task) of updates after a position that may be merged yet, or again, and that have no
+        stand-in."""
         columns = (journal.c.position, journal.c.base_version, journal.c.task)
         query = select(*columns).select_from(_joined()).where(
+            journal.c.position > after,
             commands.c.position.is_(None),
             restated.c.position.is_(None),
             or_(verdicts.c.outcome.is_(None), verdicts.c.outcome.in_(MERGEABLE)),

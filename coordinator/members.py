@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Engine, bindparam, func, insert, select, update
+from sqlalchemy import Connection, Engine, bindparam, delete, func, insert, select, update
 
 from coordinator.errors import Refused
-from coordinator.tables import members, writer
+from coordinator.tables import cursors, members, writer
 from protos.fedshare.v1.federation_pb2 import OUTCOME_REFUSED_INCARNATION
 
 MEMBERS_MAX = 100_000
+NEWEST_ERASED = "newest incarnation erased"
 INCARNATION = select(members.c.incarnation).where(members.c.worker == bindparam("worker"))
 """The current one of a worker; no row where it is no member."""
 
@@ -29,7 +30,7 @@ class Members:
         self._engine, self._writer = engine, writer(engine)
 
     def join(self, worker: str, task: str, at: float) -> int:
-        """The worker's new incarnation."""
+        """The worker's new incarnation: newer than any that anybody of its name has had, also before an erasure."""
         with self._writer.begin() as connection:
             before = connection.execute(select(members).where(members.c.worker == worker)).one_or_none()
             if before is None:
@@ -56,8 +57,22 @@ class Members:
     def _first(connection: Connection, worker: str, task: str, at: float) -> int:
         if connection.execute(select(func.count()).select_from(members)).scalar_one() >= MEMBERS_MAX:
             raise Refused(OUTCOME_REFUSED_INCARNATION, f"this federation already has {MEMBERS_MAX} members")
-        connection.execute(insert(members).values(worker=worker, task=task, incarnation=1, joined_at=at))
-        return 1
+        incarnation = _newest_erased(connection) + 1
+        connection.execute(insert(members).values(worker=worker, task=task, incarnation=incarnation, joined_at=at))
+        return incarnation
+
+
+def erase_member(connection: Connection, worker: str) -> None:
+    """Afterwards no row has its name, and what it still sends under an incarnation of before is refused."""
+    incarnation = max(incarnation_of(connection, worker) or 0, _newest_erased(connection))
+    connection.execute(delete(cursors).where(cursors.c.name == NEWEST_ERASED))
+    connection.execute(insert(cursors).values(name=NEWEST_ERASED, position=incarnation))
+    connection.execute(delete(members).where(members.c.worker == worker))
+
+
+def _newest_erased(connection: Connection) -> int:
+    query = select(cursors.c.position).where(cursors.c.name == NEWEST_ERASED)
+    return connection.execute(query).scalar_one_or_none() or 0
 
 
 def incarnation_of(connection: Connection, worker: str) -> int | None:

@@ -2,7 +2,8 @@
 versions can be read than are kept. Journaled like anybody's command and carried out in its turn, so that replay,
 forget and story see it.
 
-The command's id follows from the federation and the version that made it due: a crash in between journals it once.
+The command's id follows from what it says, the federation and the version that made it due: a crash in between
+journals it once, and what the federation's file says anew is another command.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ class Upkeep:
             kind = request.WhichOneof("command")
             if kind in self._journal.waiting_commands(consumed):
                 continue
-            request.command_id = _id(self._spec.federation_id, kind, head.version)
+            what = request.SerializeToString(deterministic=True).hex()
+            request.command_id = _id(self._spec.federation_id, what, head.version)
             decision, repeated = self._journal.command(request, time())
             if not repeated:
                 log.info("due: %s id=%s position=%d", kind, request.command_id, decision.position)

@@ -37,6 +37,10 @@ IN_NO_VERSION = (
 """Verdicts that no version has to do with."""
 
 
+REASON_MAX = 2_000
+"""Characters."""
+
+
 @dataclass(frozen=True)
 class Ruling:
     """A verdict as it is to be given. version: that the entry is in, or that took it back; 0 where there is none."""
@@ -45,6 +49,10 @@ class Ruling:
     outcome: Outcome
     version: int = 0
     reason: str = ""
+
+    def __post_init__(self) -> None:
+        """Whatever went into the reason, a database takes it."""
+        object.__setattr__(self, "reason", self.reason.replace("\0", "\\0")[:REASON_MAX])
 
     def by(self, version: int) -> Ruling:
         """The same, given with the commit of this version."""

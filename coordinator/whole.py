@@ -23,7 +23,7 @@ Entries = Mapping[str, Kept | None]
 
 def stored(history: History, state: State, head: Version, draft: Draft) -> Draft:
     """`draft` with the blocks and entries of `state`. What is in the store already is not written again."""
-    entries = {task: kept(history, learned) for task, learned in state.tasks.items()}
+    entries = {task: kept(history, learned, encoded(learned)) for task, learned in state.tasks.items()}
     blocks = tuple(put(history, encode_block(block)) for block in state.basis.blocks)
     return replace(draft, blocks=blocks, entries=changed(history, head, entries), afresh=True)
 
@@ -50,10 +50,13 @@ def changed(history: History, head: Version, wanted: Entries) -> Entries:
     return {**lost, **{task: entry for task, entry in wanted.items() if have.get(task) != entry}}
 
 
-def kept(history: History, learned: Learned) -> Kept:
+def kept(history: History, learned: Learned, blob: bytes) -> Kept:
     """A task as a version holds it; its blob is on disk."""
-    blob = encode_entry(learned.entry, compact_if_exact=True)
     return Kept(put(history, blob), tuple(learned.labels), learned.certificate)
+
+
+def encoded(learned: Learned) -> bytes:
+    return encode_entry(learned.entry, compact_if_exact=True)
 
 
 def put(history: History, blob: bytes) -> BlobName:

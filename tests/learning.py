@@ -79,13 +79,13 @@ def same(before: Mapping[str, Mapping[str, np.ndarray]], after: Mapping[str, Map
     )
 
 
-def keep_aside(learning: Learning, task: str = "odd", base: int = 2) -> str:
+def keep_aside(learning: Learning, task: str = "odd", base: int = 2, adapter: Adapter | None = None) -> str:
     """An update made for `base`, journaled, with the verdict that it is in quarantine. Returns its id."""
     assert learning.coordinator.stop() == 0
     with open_home(learning.coordinator.home) as home:
         history, worker = history_of(home), f"{task}-worker"
         incarnation = Members(home.engine).join(worker, task, time.time())
-        adapter = learning.adapters[task] = random_adapter(home.spec, 50)
+        adapter = learning.adapters[task] = adapter or random_adapter(home.spec, 50)
         blob = honest_blob(home.spec, adapter, history.bases.behind(base))
         made = {"worker": worker, "task": task, "incarnation": incarnation, "base_version": base}
         header = journal_blob(home, blob, **made)

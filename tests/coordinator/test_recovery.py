@@ -10,6 +10,7 @@ from typing import NoReturn
 
 import pytest
 from forks import fedshare
+from learning import Learning
 from parts import (
     CoordinatorHere,
     RawWorker,
@@ -25,6 +26,7 @@ from parts import (
     until,
 )
 
+from coordinator import batch
 from coordinator.catalog import Catalog
 from coordinator.home import open_home
 from protos.fedshare.v1 import federation_pb2 as pb
@@ -55,6 +57,22 @@ def cut_in_half(file: Path) -> None:
 
 
 DAMAGES: dict[str, Callable[[Path], None]] = {"flipped": flip_a_byte, "cut": cut_in_half, "missing": Path.unlink}
+
+
+def test_update_that_cannot_be_stored_is_skipped_and_nothing_of_it_stays(
+    here: CoordinatorHere, monkeypatch: pytest.MonkeyPatch
+):
+    learning = Learning(here)
+    learning.learn("a", base=0)
+    before = learning.everything()[0].blocks
+    with monkeypatch.context() as patch:
+        patch.setattr(batch, "encoded", lambda learned: 1 / 0)
+        learning.learn("b", base=0)
+    assert learning.verdict("b").reason == "internal error: ZeroDivisionError: division by zero"
+    learning.learn("c", base=0)
+    assert [learning.outcome(task) for task in "abc"] == [
+        pb.OUTCOME_MERGED, pb.OUTCOME_SKIPPED, pb.OUTCOME_MERGED]  # fmt: skip
+    assert len(learning.everything()[0].blocks) == len(before) + 1 and sorted(learning.dense()) == ["a", "c"]
 
 
 def test_writer_that_meets_a_mistake_of_ours_says_so_and_goes_on(

@@ -248,6 +248,7 @@ BAD_HEADERS = {
     "a metric that is infinite": {"metrics": {"accuracy": float("-inf")}},
     "a metric with a hostile name": {"metrics": {"../x": 1.0}},
     "too many metrics": {"metrics": {f"m{i}": 1.0 for i in range(METRICS_MAX + 1)}},
+    "a label with a NUL": {"labels": ["no\0", "yes"]},
     "too many labels": {"labels": ["x"] * (LABELS_MAX + 1)},
 }
 

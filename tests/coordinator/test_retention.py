@@ -12,14 +12,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from learning import SAME, SENT_IS_KEPT, Learning, learned, same
+import torch
+from learning import SAME, SENT_IS_KEPT, Learning, keep_aside, learned, same
 from parts import (
     Coordinator,
     CoordinatorHere,
     RawWorker,
     dense_adapter,
+    flip_a_byte,
     history_of,
     honest_blob,
+    honest_header,
     journal_blob,
     order,
     random_adapter,
@@ -34,8 +37,10 @@ from parts import (
 from coordinator.draft import Draft
 from coordinator.errors import CoordinatorError, Refused
 from coordinator.home import open_home
+from coordinator.integrate import CATCH_UPS_MAX, Integrator
 from coordinator.letting_go import Overtaken
 from coordinator.members import Members
+from coordinator.receive import Receiver
 from coordinator.retention import letting_go
 from coordinator.sweep import named
 from coordinator.upkeep import Upkeep, slack
@@ -230,7 +235,7 @@ def test_erasure_after_a_collection_leaves_no_stand_in_of_what_is_erased(learnin
         assert 3 not in stand_ins  # c's
 
 
-def test_collection_that_an_update_overtakes_changes_nothing_and_is_prepared_again(learning: Learning):
+def test_collection_that_an_update_overtakes_changes_nothing_until_that_is_taken_in(learning: Learning):
     assert learning.coordinator.stop() == 0
     with open_home(learning.coordinator.home) as home:
         history = history_of(home)
@@ -242,6 +247,77 @@ def test_collection_that_an_update_overtakes_changes_nothing_and_is_prepared_aga
     learning.coordinator.start()
     learning.coordinator.drained()
     assert [r.gone for r in learning.coordinator.versions()] == ["collected", "collected", "", ""]
+
+
+def test_collection_ends_however_many_updates_come_meanwhile_and_each_is_merged(
+    learning: Learning, monkeypatch: pytest.MonkeyPatch
+):
+    order(learning.coordinator, compact=pb.Compact(size=5))
+    assert learning.coordinator.stop() == 0
+    with open_home(learning.coordinator.home) as home:
+        history, tries = history_of(home), list[pb.Outcome]()
+        receiver = Receiver(home.spec, history.journal, history.bases, home.blobs, lambda _: None)
+        receiver.command(pb.CommandRequest(command_id="e" * 32, collect=pb.Collect(keep=1)))
+        Members(home.engine).join("raw", "late", time.time())
+        settle = history.catalog.settle
+
+        def settle_late(draft: Draft, at: float) -> None:
+            """Each time one more has come, made for a version that goes."""
+            task = f"late{len(tries)}"
+            learning.adapters[task] = random_adapter(home.spec, 60 + len(tries))
+            blob = honest_blob(home.spec, learning.adapters[task], history.bases.behind(2))
+            try:
+                receiver.accept(honest_header(home.spec, blob, task=task, base_version=2), blob)
+                tries.append(pb.OUTCOME_QUEUED)
+            except Refused as refused:
+                tries.append(refused.outcome)
+                del learning.adapters[task]
+            settle(draft, at)
+
+        integrator = Integrator(home.spec, home.engine, history, lambda _: None)
+        with monkeypatch.context() as patch:
+            patch.setattr(history.catalog, "settle", settle_late)
+            integrator._next()
+        assert tries == [pb.OUTCOME_QUEUED] * CATCH_UPS_MAX + [pb.OUTCOME_RETRY_BUSY]
+    learning.coordinator.start()
+    learning.coordinator.drained()
+    assert [r.gone for r in learning.coordinator.versions()][:4] == ["collected"] * 4
+    found = learning.dense()
+    assert set(found) == {"a", "b", "c", *(f"late{n}" for n in range(CATCH_UPS_MAX))}
+    for task in found.keys() - set("abc"):
+        assert relative_error(dense_adapter(learning.adapters[task]), found[task]) < SENT_IS_KEPT
+
+
+def test_update_that_can_never_be_merged_stops_no_collection_and_no_erasure(tmp_path: Path):
+    spec = federation(policies=[pb.Policy(task="b", kind=pb.POLICY_KIND_FEDBUFF, buffer_size=1, mixing=1)])
+    with CoordinatorHere(small_home(tmp_path / "home", spec)) as coordinator:
+        learning = learned(coordinator)
+        order(coordinator, rollback=pb.Rollback(version=1))
+        other_head = replace(random_adapter(spec, 50), head={"classifier.weight": torch.randn(3, 6)})
+        aside = keep_aside(learning, "b", base=4, adapter=other_head)
+        collected(learning, keep=1)
+        assert order(coordinator, forget=pb.Forget(worker="c-worker", erase=True)).outcome == pb.OUTCOME_DONE
+        judged = order(coordinator, judge=pb.Judge(update_id=aside, accept=True))
+        assert judged.outcome == pb.OUTCOME_SKIPPED
+        assert "cannot be merged: version 4, for which it was made, was " in judged.reason
+        assert sorted(learning.dense()) == ["a"]
+
+
+def test_update_that_has_to_be_kept_and_is_damaged_is_named_with_a_way_out(learning: Learning):
+    coordinator = learning.coordinator
+    order(coordinator, rollback=pb.Rollback(version=1))
+    order(coordinator, compact=pb.Compact(size=1))
+    assert coordinator.stop() == 0
+    with open_home(coordinator.home) as home:
+        [(position, _)] = history_of(home).journal.find(learning.receipts["c"].update_id)
+    flip_a_byte(coordinator.home / "blobs" / f"{position.submission.digest}.safetensors")
+    coordinator.start()
+    refused = order(coordinator, collect=pb.Collect(keep=1))
+    assert refused.outcome == pb.OUTCOME_SKIPPED
+    assert refused.reason.startswith(f"update {position.submission.update_id[:12]} of the task c has to be kept, and ")
+    assert "damaged" in refused.reason and refused.reason.endswith("or forget its task or its worker with --erase")
+    assert order(coordinator, forget=pb.Forget(task="c", erase=True)).outcome == pb.OUTCOME_DONE
+    assert order(coordinator, collect=pb.Collect(keep=1)).outcome == pb.OUTCOME_DONE
 
 
 def test_collection_of_nothing_is_skipped_and_one_that_keeps_nothing_is_refused(learning: Learning):
@@ -287,6 +363,22 @@ def test_versions_are_collected_by_themselves_when_more_can_be_read_than_are_kep
         coordinator.drained()
         reply = learning.replay()
         assert reply.first == 10 and max(reply.task.value, reply.basis.value) < SAME
+
+
+def test_file_may_keep_fewer_versions_at_a_head_where_more_were_collected_before(tmp_path: Path):
+    spec = federation(versions_kept=20)
+    home = small_home(tmp_path / "home", spec)
+    with CoordinatorHere(home) as coordinator:
+        learning = Learning(coordinator)
+        for n in range(21 + slack(20)):
+            learning.learn(f"t{n % 3}")
+        until(lambda: sum(not r.gone for r in coordinator.versions()) == 20, "they are collected")
+    with open_home(home) as opened:
+        opened.spec.versions_kept = 5
+        history = history_of(opened)
+        integrator = Integrator(opened.spec, opened.engine, history, lambda _: None)
+        assert integrator._next()
+        assert history.catalog.count_readable() == 5
 
 
 def test_basis_stays_inside_its_budget_by_compactions_that_are_journaled(tmp_path: Path):

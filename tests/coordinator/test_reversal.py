@@ -183,7 +183,7 @@ def files_with(home: Path, needle: bytes) -> list[str]:
 def test_no_file_of_the_home_holds_anything_of_what_was_erased(erased: Erased):
     with erased.learning.coordinator.client() as client:
         spec, record = client.describe(), client.versions(first=2)[0]
-    assert (record.task, record.worker, record.gone) == ("", "", "erased")
+    assert (record.task, record.worker, record.gone, record.norm) == ("", "", "erased", 0)
     sent = {honest_blob(spec, erased.learning.adapters["secret@someone"], Basis())}
     gone = {
         name: blob
@@ -258,6 +258,21 @@ def test_version_that_was_erased_is_refused_by_name(erased: Erased):
         relative_error(dense_adapter(erased.learning.adapters["still"]), erased.learning.dense()["still"])
         < SENT_IS_KEPT
     )
+
+
+def test_worker_that_comes_back_after_its_erasure_is_newer_than_what_still_runs_of_it(here: CoordinatorHere):
+    learning = Learning(here)
+    learning.learn("a", base=0)
+    with RawWorker(here.address, "someone", "b") as old:
+        old.teach(random_adapter(old.spec, 1), 0)
+        order(here, forget=pb.Forget(worker="someone", erase=True))
+        blob = honest_blob(old.spec, random_adapter(old.spec, 2), Basis())
+        assert old.submit(old.header(blob, 0), blob).reason == "someone is not a member: join first"
+        with RawWorker(here.address, "someone", "b") as new:
+            assert new.joined.incarnation > old.joined.incarnation
+            refused = old.submit(old.header(blob, 0), blob)
+            assert refused.outcome == pb.OUTCOME_REFUSED_INCARNATION
+            assert new.submit(new.header(blob, 0), blob).outcome == pb.OUTCOME_QUEUED
 
 
 def test_forget_that_waits_behind_an_erasure_of_the_same_worker_still_says_whose(tmp_path: Path):
