@@ -288,19 +288,23 @@ def test_collection_ends_however_many_updates_come_meanwhile_and_each_is_merged(
         assert relative_error(dense_adapter(learning.adapters[task]), found[task]) < SENT_IS_KEPT
 
 
-def test_update_that_can_never_be_merged_stops_no_collection_and_no_erasure(tmp_path: Path):
+@pytest.mark.parametrize("is_in_the_head", [False, True])
+def test_update_that_can_never_be_merged_stops_no_collection_and_no_erasure(tmp_path: Path, is_in_the_head: bool):
     spec = federation(policies=[pb.Policy(task="b", kind=pb.POLICY_KIND_FEDBUFF, buffer_size=1, mixing=1)])
     with CoordinatorHere(small_home(tmp_path / "home", spec)) as coordinator:
         learning = learned(coordinator)
-        order(coordinator, rollback=pb.Rollback(version=1))
+        if is_in_the_head:
+            learning.learn("d")
+        else:
+            order(coordinator, rollback=pb.Rollback(version=1))
         other_head = replace(random_adapter(spec, 50), head={"classifier.weight": torch.randn(3, 6)})
         aside = keep_aside(learning, "b", base=4, adapter=other_head)
         collected(learning, keep=1)
-        assert order(coordinator, forget=pb.Forget(worker="c-worker", erase=True)).outcome == pb.OUTCOME_DONE
         judged = order(coordinator, judge=pb.Judge(update_id=aside, accept=True))
         assert judged.outcome == pb.OUTCOME_SKIPPED
         assert "cannot be merged: version 4, for which it was made, was " in judged.reason
-        assert sorted(learning.dense()) == ["a"]
+        assert order(coordinator, forget=pb.Forget(worker="c-worker", erase=True)).outcome == pb.OUTCOME_DONE
+        assert sorted(learning.dense()) == (["a", "b", "d"] if is_in_the_head else ["a"])
 
 
 def test_update_that_has_to_be_kept_and_is_damaged_is_named_with_a_way_out(learning: Learning):
