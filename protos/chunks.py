@@ -20,15 +20,15 @@ def cut(blob: bytes) -> Iterator[bytes]:
 
 
 class Joiner:
-    """Collects the chunks of one announced blob."""
+    """Collects the chunks of one announced blob. Takes memory for what has come, however small its chunks are, and
+    none for what is only announced."""
 
     def __init__(self, digest: str, nbytes: int):
         """Raises ValueError when more is announced than is ever held."""
         if nbytes > BLOB_BYTES_MAX:
             raise ValueError(f"a blob of {nbytes} bytes; at most {BLOB_BYTES_MAX} are allowed")
         self.digest, self.nbytes = digest, nbytes
-        self._parts: list[bytes] = []
-        self._have = 0
+        self._have = bytearray()
 
     def add(self, chunk: bytes) -> None:
         """Raises ValueError as soon as more comes than was announced (nothing beyond that is held), or nothing."""
@@ -36,18 +36,17 @@ class Joiner:
             raise ValueError("an empty chunk")
         if len(chunk) > CHUNK_BYTES_MAX:
             raise ValueError(f"a chunk of {len(chunk)} bytes; at most {CHUNK_BYTES_MAX} are allowed")
-        self._have += len(chunk)
-        if self._have > self.nbytes:
+        if len(self._have) + len(chunk) > self.nbytes:
             raise ValueError(f"more than the announced {self.nbytes} bytes")
-        self._parts.append(chunk)
+        self._have += chunk
 
     @property
     def complete(self) -> bool:
-        return self._have == self.nbytes
+        return len(self._have) == self.nbytes
 
     def blob(self) -> bytes:
         """The joined bytes. Raises ValueError when they are not what was announced."""
-        blob = b"".join(self._parts)
+        blob = bytes(self._have)
         if len(blob) != self.nbytes:
             raise ValueError(f"{len(blob)} of the announced {self.nbytes} bytes came")
         if digest_of(blob) != self.digest:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -59,6 +61,17 @@ def test_joiner_never_holds_more_than_was_announced(nbytes: int, chunks: list[by
         joiner.add(chunk)
         held += len(chunk)
         assert joiner.complete == (held == nbytes)
+
+
+def test_joiner_takes_no_more_memory_for_small_chunks_and_none_for_what_is_only_announced():
+    tracemalloc.start()
+    try:
+        joiner, count = Joiner("", BLOB_BYTES_MAX), 100_000
+        for n in range(count):
+            joiner.add(n.to_bytes(2, "big") if n < 1 << 16 else b"ab")
+        assert tracemalloc.get_traced_memory()[1] < 4 * 2 * count
+    finally:
+        tracemalloc.stop()
 
 
 def test_joiner_gives_no_bytes_that_do_not_have_the_digest():
