@@ -21,7 +21,7 @@ from coordinator.measured import Measured
 from coordinator.members import Members
 from coordinator.receive import Receiver
 from coordinator.trouble import TROUBLES, come_again
-from protos.chunks import CHUNK_BYTES_MAX, Joiner, cut
+from protos.chunks import CHUNK_BYTES_MAX, TRANSFER_SECONDS_MAX, Joiner, cut
 from protos.fedshare.v1 import federation_pb2 as pb
 from protos.fedshare.v1.federation_pb2_grpc import FederationServicer, add_FederationServicer_to_server
 
@@ -227,13 +227,17 @@ async def _next(requests: AsyncIterator[pb.SubmitRequest]) -> pb.SubmitRequest:
 
 
 async def _joined(header: pb.UpdateHeader, requests: AsyncIterator[pb.SubmitRequest]) -> bytes:
-    joiner = Joiner(header.digest, header.nbytes)
     try:
-        while not joiner.complete:
-            joiner.add((await _next(requests)).chunk)
+        joiner = Joiner(header.digest, header.nbytes)
+        async with asyncio.timeout(TRANSFER_SECONDS_MAX):
+            while not joiner.complete:
+                joiner.add((await _next(requests)).chunk)
         return joiner.blob()
     except ValueError as error:
         raise Refused(pb.OUTCOME_RETRY_DIGEST, f"the update did not come whole: {error}") from None
+    except TimeoutError:
+        why = f"the update did not come whole within {TRANSFER_SECONDS_MAX:g} s: send it again"
+        raise Refused(pb.OUTCOME_RETRY_DIGEST, why) from None
 
 
 def _wanted(manifest: pb.Manifest, have: set[str]) -> Iterable[pb.BlobRef]:

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 CHUNK_BYTES_MAX = 1 << 20
 BLOB_BYTES_MAX = 1 << 30
 """The largest blob that either side accepts, and the most it ever holds for one."""
+TRANSFER_SECONDS_MAX = 600.0
+"""Either side gives a transfer up that takes longer."""
 
 
 def digest_of(blob: bytes) -> str:

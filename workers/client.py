@@ -20,7 +20,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from protos.chunks import CHUNK_BYTES_MAX, Joiner, cut
+from protos.chunks import CHUNK_BYTES_MAX, TRANSFER_SECONDS_MAX, Joiner, cut
 from protos.fedshare.v1 import federation_pb2 as pb
 from protos.fedshare.v1.federation_pb2_grpc import FederationStub
 from workers.errors import CoordinatorAway, Refusal, Superseded, WorkerError
@@ -28,7 +28,6 @@ from workers.errors import CoordinatorAway, Refusal, Superseded, WorkerError
 Answer = TypeVar("Answer")
 
 CALL_SECONDS_MAX = 30.0
-TRANSFER_SECONDS_MAX = 600.0
 WATCH_SECONDS_MAX = 60.0
 """A watch is opened anew after this long; nothing is missed, the newest version comes first."""
 COMMAND_SECONDS_MAX = 3600.0

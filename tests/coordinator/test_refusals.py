@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,7 +15,7 @@ import safetensors.torch
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from parts import Coordinator, RawWorker, honest_blob, random_adapter, small_home
+from parts import Coordinator, CoordinatorHere, RawWorker, honest_blob, random_adapter, small_home
 
 from coordinator.admit import LABELS_MAX, METRICS_MAX, update_bytes_max
 from coordinator.service import SUBMITS_MAX
@@ -303,6 +304,21 @@ def test_senders_that_vanish_in_the_middle_take_no_place_for_ever(raw: RawWorker
         vanish_in_the_middle(raw, shared_small.address)
     blob = honest(raw)
     refused(raw.submit(raw.header(blob), iter([blob[:100]])), pb.OUTCOME_RETRY_DIGEST)
+
+
+def test_sender_that_takes_far_too_long_is_told_to_come_again(here: CoordinatorHere, monkeypatch: pytest.MonkeyPatch):
+    """It is never silent for long."""
+    monkeypatch.setattr("coordinator.service.TRANSFER_SECONDS_MAX", 0.5)
+
+    def bit_by_bit(blob: bytes) -> Iterator[bytes]:
+        for byte in blob[:100]:
+            yield bytes([byte])
+            time.sleep(0.1)
+
+    with RawWorker(here.address) as raw:
+        blob = honest(raw)
+        refused(raw.submit(raw.header(blob), bit_by_bit(blob)), pb.OUTCOME_RETRY_DIGEST, "within 0.5 s: send it again")
+        assert raw.submit(raw.header(blob), blob).outcome == pb.OUTCOME_QUEUED
 
 
 def vanish_in_the_middle(raw: RawWorker, address: str) -> None:
