@@ -17,7 +17,7 @@ from coordinator.broadcast import Broadcast
 from coordinator.errors import CoordinatorError, Fenced, Refused, is_transient
 from coordinator.history import History
 from coordinator.journal import Decision
-from coordinator.measured import Measured
+from coordinator.measured import Measured, Measurement
 from coordinator.members import Members
 from coordinator.receive import Receiver
 from coordinator.trouble import TROUBLES, come_again
@@ -105,7 +105,7 @@ class Service(FederationServicer):
         return pb.ReportReply()
 
     async def Leave(self, request: pb.LeaveRequest, context: Any) -> pb.LeaveReply:
-        await _answer(context, self._members.leave, request.worker, request.incarnation, time())
+        await _answer(context, self._leave, request)
         return pb.LeaveReply()
 
     async def Story(self, request: pb.StoryRequest, context: Any) -> pb.StoryReply:
@@ -123,7 +123,7 @@ class Service(FederationServicer):
         return pb.VersionsReply(versions=[record for v in versions for record in views.records(v)])
 
     async def Metrics(self, request: pb.MetricsRequest, context: Any) -> pb.MetricsReply:
-        found = await _answer(context, self._measured.of_task, request.task)
+        found = await _answer(context, self._metrics, request)
         return pb.MetricsReply(metrics=[views.metric(m) for m in found])
 
     async def Command(self, request: pb.CommandRequest, context: Any) -> pb.Receipt:
@@ -167,7 +167,17 @@ class Service(FederationServicer):
             self._submits -= 1
         return _receipt(decision, repeated=repeated)
 
+    def _leave(self, request: pb.LeaveRequest) -> None:
+        admit.name("worker", request.worker)
+        self._members.leave(request.worker, request.incarnation, time())
+
+    def _metrics(self, request: pb.MetricsRequest) -> list[Measurement]:
+        if request.task:
+            admit.name("task", request.task)
+        return self._measured.of_task(request.task)
+
     def _report(self, request: pb.ReportRequest) -> None:
+        admit.name("worker", request.worker)
         admit.name("task", request.task)
         admit.metrics(request.metrics)
         views.measurable(self._catalog, request.version)

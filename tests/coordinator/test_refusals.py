@@ -343,6 +343,7 @@ def pb_stub(channel: grpc.Channel) -> Any:
 
 BAD_REPORTS = {
     "a hostile task": ({"task": "../x"}, "is not a name"),
+    "a hostile worker": ({"worker": "a\0b"}, "is not a name"),
     "a metric that is NaN": ({"metrics": {"accuracy": float("nan")}}, "not a finite number"),
     "an older incarnation": ({"incarnation": 0}, "no longer current"),
     "a stranger": ({"worker": "stranger"}, "join first"),
@@ -361,6 +362,18 @@ def test_bad_report_is_refused(raw: RawWorker, case: tuple[dict[str, Any], str])
     assert raw.client.metrics() == before
 
 
+@pytest.mark.parametrize("name", HOSTILE_NAMES)
+def test_hostile_name_cannot_leave(raw: RawWorker, name: str):
+    with pytest.raises(Refusal, match=r"^worker .* is not a name"):
+        raw.client.leave(name, 1)
+
+
+@pytest.mark.parametrize("name", [name for name in HOSTILE_NAMES if name])  # without a name it is all tasks
+def test_hostile_name_has_no_metrics(raw: RawWorker, name: str):
+    with pytest.raises(Refusal, match=r"^task .* is not a name"):
+        raw.client.metrics(name)
+
+
 @pytest.mark.parametrize("version", [2, 2**63, 2**64 - 1])
 def test_version_that_is_not_there_cannot_be_fetched(raw: RawWorker, version: int):
     with pytest.raises(Refusal, match=f"there is no version {version}: the newest is 1"):
@@ -376,7 +389,7 @@ def test_records_beyond_the_last_version_are_an_empty_list(raw: RawWorker):
     assert raw.client.versions(2) == raw.client.versions(2**64 - 1) == []
 
 
-@pytest.mark.parametrize("prefix", ["", "abc", "zzzzzz", "%%%%%%", "______", "a" * 100])
+@pytest.mark.parametrize("prefix", ["", "abc", "zzzzzz", "%%%%%%", "______", "a" * 100, "abcdef\0", "abcdef\n"])
 def test_story_of_no_update_is_refused(raw: RawWorker, prefix: str):
     with pytest.raises(Refusal, match="no update has an id that starts with"):
         raw.client.story(prefix)
