@@ -47,7 +47,8 @@ def measurable(catalog: Catalog, number: int) -> None:
 def manifest(catalog: Catalog, request: pb.FetchRequest) -> pb.Manifest:
     """Raises Refused when the version or a task asked for does not exist."""
     version = existing(catalog, request.version) if request.HasField("version") else catalog.head()
-    tasks = {t.task: t for t in catalog.tasks_of(version)}
+    tasks, blocks = {t.task: t for t in catalog.tasks_of(version)}, catalog.blocks_of(version)
+    existing(catalog, version.version)  # of one that went meanwhile only a part was there to be read
     for name in request.tasks:
         if name not in tasks:
             known = ", ".join(tasks) or "none yet"
@@ -61,7 +62,7 @@ def manifest(catalog: Catalog, request: pb.FetchRequest) -> pb.Manifest:
         parent=version.parent,
         generation=version.generation,
         digest=version.digest,
-        blocks=[_ref(name) for name in catalog.blocks_of(version)],
+        blocks=[_ref(name) for name in blocks],
         tasks=[_task(t) for t in wanted],
     )
 

@@ -31,6 +31,7 @@ from parts import (
     until,
 )
 
+from coordinator.catalog import Catalog, Version
 from coordinator.draft import Draft
 from coordinator.errors import CoordinatorError, Refused
 from coordinator.home import open_home
@@ -179,6 +180,25 @@ def test_reader_that_is_fetching_a_version_while_it_is_collected_is_told_so_in_o
             part(history_of(home).catalog, home.blobs, manifest.version, manifest.blocks[-1].digest)
         with pytest.raises(CoordinatorError, match=r"is missing: restore it from a copy of this home$"):
             part(history_of(home).catalog, home.blobs, 5, "0" * 64)
+
+
+@pytest.mark.parametrize("meanwhile", ["tasks_of", "blocks_of"])
+def test_manifest_of_a_version_that_is_collected_while_it_is_read_is_refused(
+    learning: Learning, monkeypatch: pytest.MonkeyPatch, meanwhile: str
+):
+    order(learning.coordinator, compact=pb.Compact(size=5))
+    read, due = getattr(Catalog, meanwhile), [1]
+
+    def read_late(catalog: Catalog, version: Version) -> object:
+        if version.version == 4 and due:
+            due.pop()
+            collected(learning, keep=1)
+        return read(catalog, version)
+
+    monkeypatch.setattr(Catalog, meanwhile, read_late)
+    with learning.coordinator.client() as client, pytest.raises(Refusal, match=r"^version 4 was collected: only its"):
+        client.fetch(4, tasks=["a"], manifest_only=True)
+    assert not due
 
 
 def test_forget_and_replay_need_nothing_that_was_collected(learning: Learning):
