@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from coordinator.catalog import TaskBlob, Version
-from coordinator.errors import CoordinatorError
+from coordinator.errors import CoordinatorError, Refused
 from coordinator.history import History, kind_of
 from coordinator.journal import ReadAhead
 from coordinator.rebuild import rebuild
@@ -25,8 +26,24 @@ from share_algo.codec import decode_entry
 
 
 def compare(history: History, spec: pb.FederationSpec) -> pb.ReplayReply:
-    """Raises CoordinatorError for a blob that is missing or damaged. Cost: every merge of the journal once more."""
+    """Raises CoordinatorError for a blob that is missing or damaged, Refused where a version went while it was read.
+    Cost: every merge of the journal once more."""
     versions = [v for v in history.catalog.every() if not v.gone]
+    try:
+        return _compare(history, spec, versions)
+    except CoordinatorError:
+        _must_be_here(history, {v.version for v in versions})
+        raise
+
+
+def _must_be_here(history: History, numbers: set[int]) -> None:
+    for version in history.catalog.every():
+        if version.gone and version.version in numbers:
+            why = f"version {version.version} was {version.gone} while it was compared: ask for the replay again"
+            raise Refused(pb.OUTCOME_RETRY_BUSY, why)
+
+
+def _compare(history: History, spec: pb.FederationSpec, versions: Sequence[Version]) -> pb.ReplayReply:
     first = _start(history)
     targets = {history.target(v) for v in versions if kind_of(v) == pb.VERSION_KIND_ROLLBACK}
     replay = _Replay(history, spec, first, targets)

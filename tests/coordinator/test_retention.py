@@ -31,6 +31,7 @@ from parts import (
     until,
 )
 
+from coordinator import replay
 from coordinator.catalog import Catalog, Version
 from coordinator.draft import Draft
 from coordinator.errors import CoordinatorError, Refused
@@ -43,7 +44,7 @@ from coordinator.upkeep import Upkeep, slack
 from coordinator.views import part
 from protos.fedshare.v1 import federation_pb2 as pb
 from share_algo import Adapter, Basis
-from workers.errors import Refusal
+from workers.errors import CoordinatorAway, Refusal
 
 
 @pytest.fixture
@@ -199,6 +200,25 @@ def test_manifest_of_a_version_that_is_collected_while_it_is_read_is_refused(
     with learning.coordinator.client() as client, pytest.raises(Refusal, match=r"^version 4 was collected: only its"):
         client.fetch(4, tasks=["a"], manifest_only=True)
     assert not due
+
+
+def test_replay_whose_versions_are_collected_meanwhile_is_asked_for_again(
+    learning: Learning, monkeypatch: pytest.MonkeyPatch
+):
+    go_on, due = replay._Replay.go_on, [1]
+
+    def go_on_late(self: replay._Replay, version: Version) -> None:
+        if version.version == 2 and due:
+            due.pop()
+            collected(learning, keep=1)
+        go_on(self, version)
+
+    monkeypatch.setattr(replay._Replay, "go_on", go_on_late)
+    with pytest.raises(
+        CoordinatorAway, match=r"^version [1-3] was collected while it was compared: ask for the replay"
+    ):
+        learning.replay()
+    assert (learning.replay().first, due) == (4, [])
 
 
 def test_forget_and_replay_need_nothing_that_was_collected(learning: Learning):
