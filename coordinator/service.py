@@ -6,7 +6,10 @@ Whatever blocks (SQLite, files, decoding) runs in threads; the event loop only w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from time import time
 from typing import Any
 
@@ -58,6 +61,7 @@ class Service(FederationServicer):
         self._receiver, self._broadcast = receiver, broadcast
         self._lineage = lineage
         self._submits = 0
+        self.replays = Replays(history, spec)
 
     async def Describe(self, request: pb.DescribeRequest, context: Any) -> pb.FederationSpec:
         return self._spec
@@ -135,7 +139,7 @@ class Service(FederationServicer):
         return pb.QuarantinedReply(updates=[views.aside(position, decision) for position, decision in found])
 
     async def Replay(self, request: pb.ReplayRequest, context: Any) -> pb.ReplayReply:
-        return await _answer(context, replay.compare, self._history, self._spec)
+        return await _awaited(context, self.replays.one())
 
     def _join(self, request: pb.JoinRequest) -> pb.JoinReply:
         admit.name("worker", request.worker)
@@ -186,11 +190,47 @@ class Service(FederationServicer):
         )
 
 
+class Replays:
+    """One at a time, in a thread of its own: it takes as long as all merges did, and other calls need theirs.
+
+    It ends at its next step when its caller goes, or the coordinator stops.
+    """
+
+    def __init__(self, history: History, spec: pb.FederationSpec):
+        self._history, self._spec = history, spec
+        self._thread = ThreadPoolExecutor(1, "replay")
+        self._ending: threading.Event | None = None  # of the one that is under way
+
+    async def one(self) -> pb.ReplayReply:
+        if self._ending is not None:
+            raise Refused(pb.OUTCOME_RETRY_BUSY, "another replay is under way: ask again when it has ended")
+        self._ending = ending = threading.Event()
+
+        def must_go_on() -> None:
+            if ending.is_set():
+                raise Refused(pb.OUTCOME_RETRY_BUSY, "the coordinator stops: ask for the replay again when it is back")
+
+        try:
+            compare = partial(replay.compare, self._history, self._spec, must_go_on)
+            return await asyncio.get_running_loop().run_in_executor(self._thread, compare)
+        finally:
+            ending.set()
+            self._ending = None
+
+    def stop(self) -> None:
+        if self._ending is not None:
+            self._ending.set()
+
+    def join(self) -> None:
+        """Wait for the step at hand."""
+        self._thread.shutdown()
+
+
 class Edge:
     """A listening gRPC server. `port` is the one that was given by the system when 0 was asked for."""
 
     def __init__(self, service: Service, host: str, port: int):
-        self._server = grpc.aio.server(options=OPTIONS)
+        self._server, self._replays = grpc.aio.server(options=OPTIONS), service.replays
         add_FederationServicer_to_server(service, self._server)
         try:
             self.port = self._server.add_insecure_port(f"{host}:{port}")
@@ -201,7 +241,9 @@ class Edge:
         await self._server.start()
 
     async def stop(self, *, at_once: bool = False) -> None:
+        self._replays.stop()
         await self._server.stop(0 if at_once else STOP_SECONDS_MAX)
+        await asyncio.to_thread(self._replays.join)
 
 
 def port_in_use(address: str) -> CoordinatorError:
@@ -209,9 +251,14 @@ def port_in_use(address: str) -> CoordinatorError:
 
 
 async def _answer(context: Any, call: Callable[..., Any], *args: object) -> Any:
-    """Run a blocking call in a thread; what the caller did wrong becomes a status with one sentence."""
+    """Run a blocking call in a thread."""
+    return await _awaited(context, asyncio.to_thread(call, *args))
+
+
+async def _awaited(context: Any, answer: Awaitable[Any]) -> Any:
+    """What the caller did wrong becomes a status with one sentence."""
     try:
-        return await asyncio.to_thread(call, *args)
+        return await answer
     except Refused as refused:
         await context.abort(_status(refused), refused.reason)
     except CoordinatorError as error:
