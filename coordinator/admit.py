@@ -17,6 +17,8 @@ NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 UPDATE_ID = re.compile(r"[0-9a-f]{32}")
 DIGEST = re.compile(r"[0-9a-f]{64}")
 LABELS_MAX = 10_000
+LABELS_BYTES_MAX = 256 << 10
+"""Of all labels of a task: every manifest that names it holds them."""
 METRICS_MAX = 100
 HEAD_NUMBERS_MAX = 50_000_000
 HEADER_BYTES = 1 << 20
@@ -92,6 +94,9 @@ def header(spec: pb.FederationSpec, header: pb.UpdateHeader) -> None:
         no_such_version(header.base_version)
     if len(header.labels) > LABELS_MAX:
         raise Refused(pb.OUTCOME_REFUSED_MALFORMED, f"{len(header.labels)} labels; at most {LABELS_MAX} are kept")
+    if (nbytes := sum(len(label.encode()) for label in header.labels)) > LABELS_BYTES_MAX:
+        why = f"the labels have {nbytes} bytes in all; at most {LABELS_BYTES_MAX} are kept: shorten them"
+        raise Refused(pb.OUTCOME_REFUSED_MALFORMED, why)
     if not 0 < header.nbytes <= update_bytes_max(spec):
         raise Refused(
             pb.OUTCOME_REFUSED_TOO_LARGE,

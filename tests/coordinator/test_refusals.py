@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from parts import Coordinator, CoordinatorHere, RawWorker, honest_blob, random_adapter, small_home
 
-from coordinator.admit import LABELS_MAX, METRICS_MAX, update_bytes_max
+from coordinator.admit import LABELS_BYTES_MAX, LABELS_MAX, METRICS_MAX, update_bytes_max
 from coordinator.service import SUBMITS_MAX
 from protos.chunks import CHUNK_BYTES_MAX
 from protos.fedshare.v1 import federation_pb2 as pb
@@ -250,6 +250,7 @@ BAD_HEADERS = {
     "a metric with a hostile name": {"metrics": {"../x": 1.0}},
     "too many metrics": {"metrics": {f"m{i}": 1.0 for i in range(METRICS_MAX + 1)}},
     "too many labels": {"labels": ["x"] * (LABELS_MAX + 1)},
+    "labels of too many bytes": {"labels": ["ü" * 100] * (LABELS_BYTES_MAX // 200 + 1)},
 }
 
 
