@@ -20,11 +20,11 @@ from coordinator.broadcast import Broadcast
 from coordinator.errors import CoordinatorError, Fenced, Refused, is_transient
 from coordinator.history import History
 from coordinator.journal import Decision
-from coordinator.measured import Measured, Measurement
+from coordinator.measured import PAGE, Measured, Measurement
 from coordinator.members import Members
 from coordinator.receive import Receiver
 from coordinator.trouble import TROUBLES, come_again
-from protos.chunks import CHUNK_BYTES_MAX, TRANSFER_SECONDS_MAX, Joiner, cut
+from protos.chunks import CHUNK_BYTES_MAX, TRANSFER_SECONDS_MAX, Joiner, M, cut, in_pieces
 from protos.fedshare.v1 import federation_pb2 as pb
 from protos.fedshare.v1.federation_pb2_grpc import FederationServicer, add_FederationServicer_to_server
 
@@ -97,7 +97,8 @@ class Service(FederationServicer):
         if newest.waiting and not request.HasField("version"):
             request.version = newest.head.version  # what came after it may not be whole
         manifest = await _answer(context, views.manifest, self._catalog, request)
-        yield pb.FetchReply(manifest=manifest)
+        for piece in await _answer(context, _pieces, lambda: manifest):
+            yield pb.FetchReply(manifest=piece)
         for name in () if request.manifest_only else _wanted(manifest, set(request.have)):
             blob = await _answer(context, views.part, self._catalog, self._blobs, manifest.version, name.digest)
             yield pb.FetchReply(blob=name)
@@ -112,31 +113,32 @@ class Service(FederationServicer):
         await _answer(context, self._leave, request)
         return pb.LeaveReply()
 
-    async def Story(self, request: pb.StoryRequest, context: Any) -> pb.StoryReply:
-        return await _answer(context, story.tell, request.update_id, self._journal, self._catalog, self._measured)
+    async def Story(self, request: pb.StoryRequest, context: Any) -> AsyncIterator[pb.StoryReply]:
+        of = (request.update_id, self._journal, self._catalog, self._measured)
+        for piece in await _answer(context, _pieces, story.tell, *of):
+            yield piece
 
-    async def Status(self, request: pb.StatusRequest, context: Any) -> pb.StatusReply:
-        reply = await _answer(
-            context, views.status, self._spec, self._members, self._journal, self._catalog, self._lineage
-        )
-        reply.waiting = self._broadcast.newest.waiting
-        return reply
+    async def Status(self, request: pb.StatusRequest, context: Any) -> AsyncIterator[pb.StatusReply]:
+        for piece in await _answer(context, _pieces, self._status):
+            yield piece
 
-    async def Versions(self, request: pb.VersionsRequest, context: Any) -> pb.VersionsReply:
-        versions = await _answer(context, self._catalog.records, request.first, request.limit)
-        return pb.VersionsReply(versions=[record for v in versions for record in views.records(v)])
+    async def Versions(self, request: pb.VersionsRequest, context: Any) -> AsyncIterator[pb.VersionsReply]:
+        for piece in await _answer(context, _pieces, views.versions, self._catalog, request):
+            yield piece
 
-    async def Metrics(self, request: pb.MetricsRequest, context: Any) -> pb.MetricsReply:
-        found = await _answer(context, self._metrics, request)
-        return pb.MetricsReply(metrics=[views.metric(m) for m in found])
+    async def Metrics(self, request: pb.MetricsRequest, context: Any) -> AsyncIterator[pb.MetricsReply]:
+        last = 0
+        while found := await _answer(context, self._metrics, request.task, last):
+            yield pb.MetricsReply(metrics=[views.metric(m) for m in found])
+            last = found[-1].id
 
     async def Command(self, request: pb.CommandRequest, context: Any) -> pb.Receipt:
         decision, repeated = await _answer(context, self._receiver.command, request)
         return _receipt(decision, repeated=repeated)
 
-    async def Quarantined(self, request: pb.QuarantinedRequest, context: Any) -> pb.QuarantinedReply:
-        found = await _answer(context, self._journal.quarantined)
-        return pb.QuarantinedReply(updates=[views.aside(position, decision) for position, decision in found])
+    async def Quarantined(self, request: pb.QuarantinedRequest, context: Any) -> AsyncIterator[pb.QuarantinedReply]:
+        for piece in await _answer(context, _pieces, views.quarantined, self._journal):
+            yield piece
 
     async def Replay(self, request: pb.ReplayRequest, context: Any) -> pb.ReplayReply:
         return await _awaited(context, self.replays.one())
@@ -175,10 +177,15 @@ class Service(FederationServicer):
         admit.name("worker", request.worker)
         self._members.leave(request.worker, request.incarnation, time())
 
-    def _metrics(self, request: pb.MetricsRequest) -> list[Measurement]:
-        if request.task:
-            admit.name("task", request.task)
-        return self._measured.of_task(request.task)
+    def _status(self) -> pb.StatusReply:
+        reply = views.status(self._spec, self._members, self._journal, self._catalog, self._lineage)
+        reply.waiting = self._broadcast.newest.waiting
+        return reply
+
+    def _metrics(self, task: str, after: int) -> list[Measurement]:
+        if task:
+            admit.name("task", task)
+        return self._measured.of_task(task, after, PAGE)
 
     def _report(self, request: pb.ReportRequest) -> None:
         admit.name("worker", request.worker)
@@ -253,6 +260,10 @@ def port_in_use(address: str) -> CoordinatorError:
 async def _answer(context: Any, call: Callable[..., Any], *args: object) -> Any:
     """Run a blocking call in a thread."""
     return await _awaited(context, asyncio.to_thread(call, *args))
+
+
+def _pieces(call: Callable[..., M], *args: object) -> list[M]:
+    return list(in_pieces(call(*args)))
 
 
 async def _awaited(context: Any, answer: Awaitable[Any]) -> Any:

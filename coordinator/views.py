@@ -16,7 +16,6 @@ from coordinator.members import Members
 from coordinator.transition import Record
 from protos.fedshare.v1 import federation_pb2 as pb
 
-
 class LineageView(Protocol):
     """What status says of the lineage reader."""
 
@@ -117,6 +116,15 @@ def status(
         quarantined=counts[pb.OUTCOME_QUARANTINED],
         generation=head.generation,
     )
+
+
+def versions(catalog: Catalog, request: pb.VersionsRequest) -> pb.VersionsReply:
+    found = catalog.records(request.first, request.limit)
+    return pb.VersionsReply(versions=[record for version in found for record in records(version)])
+
+
+def quarantined(journal: Journal) -> pb.QuarantinedReply:
+    return pb.QuarantinedReply(updates=[aside(position, decision) for position, decision in journal.quarantined()])
 
 
 def records(version: Version) -> list[pb.VersionRecord]:

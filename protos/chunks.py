@@ -1,11 +1,18 @@
-"""A blob on a stream: cut on one side, joined on the other, within bounds."""
+"""A blob, or a long answer, on a stream: cut on one side, joined on the other, within bounds."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from google.protobuf.message import Message
+
+M = TypeVar("M", bound=Message)
 
 CHUNK_BYTES_MAX = 1 << 20
+ENTRY_BYTES = 8
+"""What a list takes for an entry beside the entry itself: its tag and its length."""
 BLOB_BYTES_MAX = 1 << 30
 """The largest blob that either side accepts, and the most it ever holds for one."""
 TRANSFER_SECONDS_MAX = 600.0
@@ -19,6 +26,38 @@ def digest_of(blob: bytes) -> str:
 def cut(blob: bytes) -> Iterator[bytes]:
     for start in range(0, len(blob), CHUNK_BYTES_MAX):
         yield blob[start : start + CHUNK_BYTES_MAX]
+
+
+def in_pieces(whole: M) -> Iterator[M]:
+    """Messages that `joined` makes it of again, none larger than a chunk but for one entry that is so by itself.
+
+    What may be long is a list of messages in it.
+    """
+    if whole.ByteSize() <= CHUNK_BYTES_MAX:
+        yield whole
+        return
+    lists = [field.name for field, value in whole.ListFields() if hasattr(value, "add")]
+    piece = type(whole)()
+    piece.CopyFrom(whole)
+    for name in lists:
+        piece.ClearField(name)
+    nbytes = piece.ByteSize()
+    for name in lists:
+        for entry in getattr(whole, name):
+            more = entry.ByteSize() + ENTRY_BYTES
+            if nbytes + more > CHUNK_BYTES_MAX:
+                yield piece
+                piece, nbytes = type(whole)(), 0
+            getattr(piece, name).append(entry)
+            nbytes += more
+    yield piece
+
+
+def joined(whole: M, pieces: Iterable[M]) -> M:
+    """whole: an empty message, which is filled."""
+    for piece in pieces:
+        whole.MergeFrom(piece)
+    return whole
 
 
 class Joiner:

@@ -312,7 +312,7 @@ def test_replays_that_were_given_up_keep_nobody_waiting(learning: Learning, step
         assert {call.details() for call in asked if call.code() is grpc.StatusCode.ABORTED} == {
             "another replay is under way: ask again when it has ended"
         }
-        assert stub.Status(pb.StatusRequest(), timeout=2).merged == 4
+        assert next(stub.Status(pb.StatusRequest(), timeout=2)).merged == 4
     assert learning.replay().versions == 5  # as soon as the step at hand is done
     assert steps in ([0, 1, 0, 1, 2, 3, 4], [0, 0, 1, 2, 3, 4])
 
