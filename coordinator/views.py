@@ -16,6 +16,10 @@ from coordinator.members import Members
 from coordinator.transition import Record
 from protos.fedshare.v1 import federation_pb2 as pb
 
+TASKS_TOLD = 20
+"""In a sentence: gRPC carries no long ones."""
+
+
 class LineageView(Protocol):
     """What status says of the lineage reader."""
 
@@ -50,10 +54,11 @@ def manifest(catalog: Catalog, request: pb.FetchRequest) -> pb.Manifest:
     existing(catalog, version.version)  # of one that went meanwhile only a part was there to be read
     for name in request.tasks:
         if name not in tasks:
-            known = ", ".join(tasks) or "none yet"
+            known = ", ".join(list(tasks)[:TASKS_TOLD]) or "none yet"
+            more = f" and {len(tasks) - TASKS_TOLD} more" if len(tasks) > TASKS_TOLD else ""
             raise Refused(
                 pb.OUTCOME_REFUSED_BASE_VERSION,
-                f"version {version.version} has no task {name!r}; it has: {known}",
+                f"version {version.version} has no task {name[:100]!r}; it has: {known}{more}",
             )
     wanted = tasks.values() if request.every_task else [tasks[name] for name in request.tasks]
     return pb.Manifest(

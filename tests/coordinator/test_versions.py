@@ -24,6 +24,7 @@ from parts import (
 from coordinator.admit import LABELS_BYTES_MAX
 from protos.fedshare.v1 import federation_pb2 as pb
 from share_algo import Adapter
+from workers.errors import Refusal
 
 HEAD = 5
 
@@ -183,6 +184,16 @@ def test_manifest_of_any_length_comes_whole(here: CoordinatorHere):
     assert sorted(t.task for t in manifest.tasks) == sorted(f"task-{n}" for n in range(count))
     assert all(list(t.labels) == labels for t in manifest.tasks)
     assert set(blobs) == {ref.digest for ref in [*manifest.blocks, *(t.entry for t in manifest.tasks)]}
+
+
+def test_sentence_that_a_task_is_not_there_does_not_name_all_others(here: CoordinatorHere):
+    with RawWorker(here.address) as raw:
+        base, blob = raw.blob(random_adapter(raw.spec, 1), 0)
+        for n in range(100):
+            raw.submit(raw.header(blob, base, task=f"{n:0100d}"), blob)
+        here.drained()
+        with pytest.raises(Refusal, match=rf"has no task '{'n' * 100}'; it has: {0:0100d}, .* and 80 more$"):
+            raw.client.fetch(None, tasks=["n" * 10_000])
 
 
 def test_measurements_of_any_number_come_whole(here: CoordinatorHere):
