@@ -39,6 +39,7 @@ from benchmarks.receipts_bare import bare_server
 from benchmarks.receipts_disk import commits, fsync_seconds
 from benchmarks.receipts_samples import blob_of, header_of, small_spec
 from coordinator.home import open_home
+from protos.chunks import joined
 from protos.fedshare.v1 import federation_pb2 as pb
 from protos.fedshare.v1.federation_pb2_grpc import FederationStub
 
@@ -159,11 +160,15 @@ async def _send(address: str, updates: int, workers: int) -> tuple[float, int]:
             *(_worker(stub, spec, name, range(n, updates, workers), blob) for n, name in enumerate(names))
         )
         speed = updates / (time.perf_counter() - began)
-        queued = left = (await stub.Status(pb.StatusRequest())).queued
+        queued = left = await _queued(stub)
         while left:
             await asyncio.sleep(0.1)
-            left = (await stub.Status(pb.StatusRequest())).queued
+            left = await _queued(stub)
         return speed, queued
+
+
+async def _queued(stub: FederationStub) -> int:
+    return joined(pb.StatusReply(), [piece async for piece in stub.Status(pb.StatusRequest())]).queued
 
 
 async def _worker(stub: FederationStub, spec: pb.FederationSpec, name: str, numbers: range, blob: bytes) -> None:

@@ -19,6 +19,8 @@ DIGEST = re.compile(r"[0-9a-f]{64}")
 LABELS_MAX = 10_000
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 """What no label holds and not every database takes; tabs and line ends are none of them."""
+LABELS_BYTES_MAX = 256 << 10
+"""Of all labels of a task: every manifest that names it holds them."""
 METRICS_MAX = 100
 HEAD_NUMBERS_MAX = 50_000_000
 HEADER_BYTES = 1 << 20
@@ -92,15 +94,22 @@ def header(spec: pb.FederationSpec, header: pb.UpdateHeader) -> None:
     metrics(header.metrics)
     if header.base_version > VERSION_MAX:
         no_such_version(header.base_version)
-    if len(header.labels) > LABELS_MAX:
-        raise Refused(pb.OUTCOME_REFUSED_MALFORMED, f"{len(header.labels)} labels; at most {LABELS_MAX} are kept")
-    if odd := [label for label in header.labels if CONTROL.search(label)]:
-        raise Refused(pb.OUTCOME_REFUSED_MALFORMED, f"the label {odd[0][:100]!r} holds a control character")
+    _said_of_rows(header.labels)
     if not 0 < header.nbytes <= update_bytes_max(spec):
         raise Refused(
             pb.OUTCOME_REFUSED_TOO_LARGE,
             f"an update of {header.nbytes} bytes; in this federation they have 1 to {update_bytes_max(spec)}",
         )
+
+
+def _said_of_rows(labels: Sequence[str]) -> None:
+    if len(labels) > LABELS_MAX:
+        raise Refused(pb.OUTCOME_REFUSED_MALFORMED, f"{len(labels)} labels; at most {LABELS_MAX} are kept")
+    if (nbytes := sum(len(label.encode()) for label in labels)) > LABELS_BYTES_MAX:
+        why = f"the labels have {nbytes} bytes in all; at most {LABELS_BYTES_MAX} are kept: shorten them"
+        raise Refused(pb.OUTCOME_REFUSED_MALFORMED, why)
+    if odd := [label for label in labels if CONTROL.search(label)]:
+        raise Refused(pb.OUTCOME_REFUSED_MALFORMED, f"the label {odd[0][:100]!r} holds a control character")
 
 
 def command(request: pb.CommandRequest) -> None:

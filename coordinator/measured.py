@@ -11,6 +11,8 @@ from coordinator.members import incarnation_of, must_be_current
 from coordinator.tables import metrics, writer
 
 READ_MAX = 100_000
+PAGE = 2000
+"""Measurements in one message: far less than a MiB, whatever their names are."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +42,10 @@ class Measured:
             if rows:
                 connection.execute(insert(metrics), rows)
 
-    def of_task(self, task: str = "") -> list[Measurement]:
-        """All of one task, or of every task where none is named."""
-        query = select(metrics)
-        return self._read(query.where(metrics.c.task == task) if task else query, READ_MAX)
+    def of_task(self, task: str = "", after: int = 0, limit: int = READ_MAX) -> list[Measurement]:
+        """The next of one task, or of every task where none is named, after the measurement with this id."""
+        query = select(metrics).where(metrics.c.id > after)
+        return self._read(query.where(metrics.c.task == task) if task else query, limit)
 
     def contributors(self) -> set[tuple[str, str]]:
         """(worker, task) of everything that is kept."""

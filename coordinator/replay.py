@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from coordinator.catalog import TaskBlob, Version
-from coordinator.errors import CoordinatorError
+from coordinator.errors import CoordinatorError, Refused
 from coordinator.history import History, kind_of
 from coordinator.journal import ReadAhead
-from coordinator.rebuild import rebuild
+from coordinator.rebuild import Event, rebuild
 from coordinator.transition import Learned, State
 from protos.fedshare.v1 import federation_pb2 as pb
 from share_algo import AlgebraError, TaskEntry
@@ -24,12 +25,30 @@ from share_algo.canonical import difference_norm, norm
 from share_algo.codec import decode_entry
 
 
-def compare(history: History, spec: pb.FederationSpec) -> pb.ReplayReply:
-    """Raises CoordinatorError for a blob that is missing or damaged. Cost: every merge of the journal once more."""
+def compare(history: History, spec: pb.FederationSpec, must_go_on: Callable[[], None] = lambda: None) -> pb.ReplayReply:
+    """Raises CoordinatorError for a blob that is missing or damaged, Refused where a version went while it was read.
+    Cost: every merge of the journal once more. must_go_on: is asked at each step, and raises where it must not."""
     versions = [v for v in history.catalog.every() if not v.gone]
+    try:
+        return _compare(history, spec, versions, must_go_on)
+    except CoordinatorError:
+        _must_be_here(history, {v.version for v in versions})
+        raise
+
+
+def _must_be_here(history: History, numbers: set[int]) -> None:
+    for version in history.catalog.every():
+        if version.gone and version.version in numbers:
+            why = f"version {version.version} was {version.gone} while it was compared: ask for the replay again"
+            raise Refused(pb.OUTCOME_RETRY_BUSY, why)
+
+
+def _compare(
+    history: History, spec: pb.FederationSpec, versions: Sequence[Version], must_go_on: Callable[[], None]
+) -> pb.ReplayReply:
     first = _start(history)
     targets = {history.target(v) for v in versions if kind_of(v) == pb.VERSION_KIND_ROLLBACK}
-    replay = _Replay(history, spec, first, targets)
+    replay = _Replay(history, spec, first, targets, must_go_on)
     for version in versions:
         if version.version >= first:
             replay.go_on(version)
@@ -53,6 +72,7 @@ class _Replay:
     spec: pb.FederationSpec
     first: int
     targets: set[int]
+    must_go_on: Callable[[], None]
     reply: pb.ReplayReply = field(default_factory=pb.ReplayReply)
     made: dict[int, State] = field(default_factory=dict)
     newest: State = field(default_factory=State)
@@ -69,6 +89,7 @@ class _Replay:
 
     def go_on(self, version: Version) -> None:
         """Replay one more version and compare the tasks that it changed."""
+        self.must_go_on()
         before = self.newest
         self.newest = self._made(version)
         if version.version in self.targets:
@@ -82,6 +103,7 @@ class _Replay:
             raise CoordinatorError(f"version {version.version}: the journal and the store differ in the task {odd}")
         for task, learned in self.newest.tasks.items():
             if before.tasks.get(task) is not learned:
+                self.must_go_on()
                 entry = decode_entry(self.history.blobs.get(self.stored[task].kept.blob.digest))
                 self._compare_task(version, task, learned, entry)
 
@@ -95,10 +117,18 @@ class _Replay:
     def _made(self, version: Version) -> State:
         kind = kind_of(version)
         if version.version != self.first and kind in (pb.VERSION_KIND_MERGE, pb.VERSION_KIND_COMPACT):
-            return rebuild(self.history.events_in(version, self._journaled), self.spec, self.newest)
+            return self._rebuilt(self.history.events_in(version, self._journaled), self.newest)
         if kind == pb.VERSION_KIND_ROLLBACK and (target := self.history.target(version)) in self.made:
             return self.made[target]
-        return rebuild(self.history.events(version.version), self.spec, self.history.root())
+        return self._rebuilt(self.history.events(version.version), self.history.root())
+
+    def _rebuilt(self, events: Iterable[Event], state: State) -> State:
+        def one_by_one() -> Iterator[Event]:
+            for event in events:
+                self.must_go_on()
+                yield event
+
+        return rebuild(one_by_one(), self.spec, state)
 
     def _compare_task(self, version: Version, task: str, learned: Learned, stored: TaskEntry) -> None:
         self.reply.tasks += 1

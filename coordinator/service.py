@@ -6,7 +6,10 @@ Whatever blocks (SQLite, files, decoding) runs in threads; the event loop only w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from time import time
 from typing import Any
 
@@ -17,11 +20,11 @@ from coordinator.broadcast import Broadcast
 from coordinator.errors import CoordinatorError, Fenced, Refused, is_transient
 from coordinator.history import History
 from coordinator.journal import Decision
-from coordinator.measured import Measured
+from coordinator.measured import PAGE, Measured, Measurement
 from coordinator.members import Members
 from coordinator.receive import Receiver
 from coordinator.trouble import TROUBLES, come_again
-from protos.chunks import CHUNK_BYTES_MAX, Joiner, cut
+from protos.chunks import CHUNK_BYTES_MAX, TRANSFER_SECONDS_MAX, Joiner, M, cut, in_pieces
 from protos.fedshare.v1 import federation_pb2 as pb
 from protos.fedshare.v1.federation_pb2_grpc import FederationServicer, add_FederationServicer_to_server
 
@@ -58,6 +61,7 @@ class Service(FederationServicer):
         self._receiver, self._broadcast = receiver, broadcast
         self._lineage = lineage
         self._submits = 0
+        self.replays = Replays(history, spec)
 
     async def Describe(self, request: pb.DescribeRequest, context: Any) -> pb.FederationSpec:
         return self._spec
@@ -93,7 +97,8 @@ class Service(FederationServicer):
         if newest.waiting and not request.HasField("version"):
             request.version = newest.head.version  # what came after it may not be whole
         manifest = await _answer(context, views.manifest, self._catalog, request)
-        yield pb.FetchReply(manifest=manifest)
+        for piece in await _answer(context, _pieces, lambda: manifest):
+            yield pb.FetchReply(manifest=piece)
         for name in () if request.manifest_only else _wanted(manifest, set(request.have)):
             blob = await _answer(context, views.part, self._catalog, self._blobs, manifest.version, name.digest)
             yield pb.FetchReply(blob=name)
@@ -105,37 +110,38 @@ class Service(FederationServicer):
         return pb.ReportReply()
 
     async def Leave(self, request: pb.LeaveRequest, context: Any) -> pb.LeaveReply:
-        await _answer(context, self._members.leave, request.worker, request.incarnation, time())
+        await _answer(context, self._leave, request)
         return pb.LeaveReply()
 
-    async def Story(self, request: pb.StoryRequest, context: Any) -> pb.StoryReply:
-        return await _answer(context, story.tell, request.update_id, self._journal, self._catalog, self._measured)
+    async def Story(self, request: pb.StoryRequest, context: Any) -> AsyncIterator[pb.StoryReply]:
+        of = (request.update_id, self._journal, self._catalog, self._measured)
+        for piece in await _answer(context, _pieces, story.tell, *of):
+            yield piece
 
-    async def Status(self, request: pb.StatusRequest, context: Any) -> pb.StatusReply:
-        reply = await _answer(
-            context, views.status, self._spec, self._members, self._journal, self._catalog, self._lineage
-        )
-        reply.waiting = self._broadcast.newest.waiting
-        return reply
+    async def Status(self, request: pb.StatusRequest, context: Any) -> AsyncIterator[pb.StatusReply]:
+        for piece in await _answer(context, _pieces, self._status):
+            yield piece
 
-    async def Versions(self, request: pb.VersionsRequest, context: Any) -> pb.VersionsReply:
-        versions = await _answer(context, self._catalog.records, request.first, request.limit)
-        return pb.VersionsReply(versions=[record for v in versions for record in views.records(v)])
+    async def Versions(self, request: pb.VersionsRequest, context: Any) -> AsyncIterator[pb.VersionsReply]:
+        for piece in await _answer(context, _pieces, views.versions, self._catalog, request):
+            yield piece
 
-    async def Metrics(self, request: pb.MetricsRequest, context: Any) -> pb.MetricsReply:
-        found = await _answer(context, self._measured.of_task, request.task)
-        return pb.MetricsReply(metrics=[views.metric(m) for m in found])
+    async def Metrics(self, request: pb.MetricsRequest, context: Any) -> AsyncIterator[pb.MetricsReply]:
+        last = 0
+        while found := await _answer(context, self._metrics, request.task, last):
+            yield pb.MetricsReply(metrics=[views.metric(m) for m in found])
+            last = found[-1].id
 
     async def Command(self, request: pb.CommandRequest, context: Any) -> pb.Receipt:
         decision, repeated = await _answer(context, self._receiver.command, request)
         return _receipt(decision, repeated=repeated)
 
-    async def Quarantined(self, request: pb.QuarantinedRequest, context: Any) -> pb.QuarantinedReply:
-        found = await _answer(context, self._journal.quarantined)
-        return pb.QuarantinedReply(updates=[views.aside(position, decision) for position, decision in found])
+    async def Quarantined(self, request: pb.QuarantinedRequest, context: Any) -> AsyncIterator[pb.QuarantinedReply]:
+        for piece in await _answer(context, _pieces, views.quarantined, self._journal):
+            yield piece
 
     async def Replay(self, request: pb.ReplayRequest, context: Any) -> pb.ReplayReply:
-        return await _answer(context, replay.compare, self._history, self._spec)
+        return await _awaited(context, self.replays.one())
 
     def _join(self, request: pb.JoinRequest) -> pb.JoinReply:
         admit.name("worker", request.worker)
@@ -167,7 +173,22 @@ class Service(FederationServicer):
             self._submits -= 1
         return _receipt(decision, repeated=repeated)
 
+    def _leave(self, request: pb.LeaveRequest) -> None:
+        admit.name("worker", request.worker)
+        self._members.leave(request.worker, request.incarnation, time())
+
+    def _status(self) -> pb.StatusReply:
+        reply = views.status(self._spec, self._members, self._journal, self._catalog, self._lineage)
+        reply.waiting = self._broadcast.newest.waiting
+        return reply
+
+    def _metrics(self, task: str, after: int) -> list[Measurement]:
+        if task:
+            admit.name("task", task)
+        return self._measured.of_task(task, after, PAGE)
+
     def _report(self, request: pb.ReportRequest) -> None:
+        admit.name("worker", request.worker)
         admit.name("task", request.task)
         admit.metrics(request.metrics)
         views.measurable(self._catalog, request.version)
@@ -176,11 +197,47 @@ class Service(FederationServicer):
         )
 
 
+class Replays:
+    """One at a time, in a thread of its own: it takes as long as all merges did, and other calls need theirs.
+
+    It ends at its next step when its caller goes, or the coordinator stops.
+    """
+
+    def __init__(self, history: History, spec: pb.FederationSpec):
+        self._history, self._spec = history, spec
+        self._thread = ThreadPoolExecutor(1, "replay")
+        self._ending: threading.Event | None = None  # of the one that is under way
+
+    async def one(self) -> pb.ReplayReply:
+        if self._ending is not None:
+            raise Refused(pb.OUTCOME_RETRY_BUSY, "another replay is under way: ask again when it has ended")
+        self._ending = ending = threading.Event()
+
+        def must_go_on() -> None:
+            if ending.is_set():
+                raise Refused(pb.OUTCOME_RETRY_BUSY, "the coordinator stops: ask for the replay again when it is back")
+
+        try:
+            compare = partial(replay.compare, self._history, self._spec, must_go_on)
+            return await asyncio.get_running_loop().run_in_executor(self._thread, compare)
+        finally:
+            ending.set()
+            self._ending = None
+
+    def stop(self) -> None:
+        if self._ending is not None:
+            self._ending.set()
+
+    def join(self) -> None:
+        """Wait for the step at hand."""
+        self._thread.shutdown()
+
+
 class Edge:
     """A listening gRPC server. `port` is the one that was given by the system when 0 was asked for."""
 
     def __init__(self, service: Service, host: str, port: int):
-        self._server = grpc.aio.server(options=OPTIONS)
+        self._server, self._replays = grpc.aio.server(options=OPTIONS), service.replays
         add_FederationServicer_to_server(service, self._server)
         try:
             self.port = self._server.add_insecure_port(f"{host}:{port}")
@@ -191,7 +248,9 @@ class Edge:
         await self._server.start()
 
     async def stop(self, *, at_once: bool = False) -> None:
+        self._replays.stop()
         await self._server.stop(0 if at_once else STOP_SECONDS_MAX)
+        await asyncio.to_thread(self._replays.join)
 
 
 def port_in_use(address: str) -> CoordinatorError:
@@ -199,9 +258,18 @@ def port_in_use(address: str) -> CoordinatorError:
 
 
 async def _answer(context: Any, call: Callable[..., Any], *args: object) -> Any:
-    """Run a blocking call in a thread; what the caller did wrong becomes a status with one sentence."""
+    """Run a blocking call in a thread."""
+    return await _awaited(context, asyncio.to_thread(call, *args))
+
+
+def _pieces(call: Callable[..., M], *args: object) -> list[M]:
+    return list(in_pieces(call(*args)))
+
+
+async def _awaited(context: Any, answer: Awaitable[Any]) -> Any:
+    """What the caller did wrong becomes a status with one sentence."""
     try:
-        return await asyncio.to_thread(call, *args)
+        return await answer
     except Refused as refused:
         await context.abort(_status(refused), refused.reason)
     except CoordinatorError as error:
@@ -227,13 +295,17 @@ async def _next(requests: AsyncIterator[pb.SubmitRequest]) -> pb.SubmitRequest:
 
 
 async def _joined(header: pb.UpdateHeader, requests: AsyncIterator[pb.SubmitRequest]) -> bytes:
-    joiner = Joiner(header.digest, header.nbytes)
     try:
-        while not joiner.complete:
-            joiner.add((await _next(requests)).chunk)
+        joiner = Joiner(header.digest, header.nbytes)
+        async with asyncio.timeout(TRANSFER_SECONDS_MAX):
+            while not joiner.complete:
+                joiner.add((await _next(requests)).chunk)
         return joiner.blob()
     except ValueError as error:
         raise Refused(pb.OUTCOME_RETRY_DIGEST, f"the update did not come whole: {error}") from None
+    except TimeoutError:
+        why = f"the update did not come whole within {TRANSFER_SECONDS_MAX:g} s: send it again"
+        raise Refused(pb.OUTCOME_RETRY_DIGEST, why) from None
 
 
 def _wanted(manifest: pb.Manifest, have: set[str]) -> Iterable[pb.BlobRef]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from coordinator.catalog import Catalog
@@ -13,11 +14,12 @@ from coordinator.views import merge_of, verdict
 from protos.fedshare.v1 import federation_pb2 as pb
 
 PREFIX_MIN = 6
+PREFIX = re.compile(rf"[0-9a-fA-F]{{{PREFIX_MIN},32}}")
 
 
 def tell(id_prefix: str, journal: Journal, catalog: Catalog, measured: Measured) -> pb.StoryReply:
     """Raises Refused when no update, or more than one, has an id that starts so."""
-    found = journal.find(id_prefix) if len(id_prefix) >= PREFIX_MIN else []
+    found = journal.find(id_prefix) if PREFIX.fullmatch(id_prefix) else []
     if len(found) != 1:
         what = "several updates have" if found else "no update has"
         raise Refused(

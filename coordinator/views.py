@@ -16,6 +16,9 @@ from coordinator.members import Members
 from coordinator.transition import Record
 from protos.fedshare.v1 import federation_pb2 as pb
 
+TASKS_TOLD = 20
+"""In a sentence: gRPC carries no long ones."""
+
 
 class LineageView(Protocol):
     """What status says of the lineage reader."""
@@ -47,13 +50,15 @@ def measurable(catalog: Catalog, number: int) -> None:
 def manifest(catalog: Catalog, request: pb.FetchRequest) -> pb.Manifest:
     """Raises Refused when the version or a task asked for does not exist."""
     version = existing(catalog, request.version) if request.HasField("version") else catalog.head()
-    tasks = {t.task: t for t in catalog.tasks_of(version)}
+    tasks, blocks = {t.task: t for t in catalog.tasks_of(version)}, catalog.blocks_of(version)
+    existing(catalog, version.version)  # of one that went meanwhile only a part was there to be read
     for name in request.tasks:
         if name not in tasks:
-            known = ", ".join(tasks) or "none yet"
+            known = ", ".join(list(tasks)[:TASKS_TOLD]) or "none yet"
+            more = f" and {len(tasks) - TASKS_TOLD} more" if len(tasks) > TASKS_TOLD else ""
             raise Refused(
                 pb.OUTCOME_REFUSED_BASE_VERSION,
-                f"version {version.version} has no task {name!r}; it has: {known}",
+                f"version {version.version} has no task {name[:100]!r}; it has: {known}{more}",
             )
     wanted = tasks.values() if request.every_task else [tasks[name] for name in request.tasks]
     return pb.Manifest(
@@ -61,7 +66,7 @@ def manifest(catalog: Catalog, request: pb.FetchRequest) -> pb.Manifest:
         parent=version.parent,
         generation=version.generation,
         digest=version.digest,
-        blocks=[_ref(name) for name in catalog.blocks_of(version)],
+        blocks=[_ref(name) for name in blocks],
         tasks=[_task(t) for t in wanted],
     )
 
@@ -116,6 +121,15 @@ def status(
         quarantined=counts[pb.OUTCOME_QUARANTINED],
         generation=head.generation,
     )
+
+
+def versions(catalog: Catalog, request: pb.VersionsRequest) -> pb.VersionsReply:
+    found = catalog.records(request.first, request.limit)
+    return pb.VersionsReply(versions=[record for version in found for record in records(version)])
+
+
+def quarantined(journal: Journal) -> pb.QuarantinedReply:
+    return pb.QuarantinedReply(updates=[aside(position, decision) for position, decision in journal.quarantined()])
 
 
 def records(version: Version) -> list[pb.VersionRecord]:

@@ -20,7 +20,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from protos.chunks import CHUNK_BYTES_MAX, Joiner, cut
+from protos.chunks import CHUNK_BYTES_MAX, TRANSFER_SECONDS_MAX, Joiner, M, cut, joined
 from protos.fedshare.v1 import federation_pb2 as pb
 from protos.fedshare.v1.federation_pb2_grpc import FederationStub
 from workers.errors import CoordinatorAway, Refusal, Superseded, WorkerError
@@ -28,7 +28,6 @@ from workers.errors import CoordinatorAway, Refusal, Superseded, WorkerError
 Answer = TypeVar("Answer")
 
 CALL_SECONDS_MAX = 30.0
-TRANSFER_SECONDS_MAX = 600.0
 WATCH_SECONDS_MAX = 60.0
 """A watch is opened anew after this long; nothing is missed, the newest version comes first."""
 COMMAND_SECONDS_MAX = 3600.0
@@ -130,15 +129,15 @@ class Client:
         self._unary("Leave", pb.LeaveRequest(worker=worker, incarnation=incarnation))
 
     def story(self, update_id: str) -> pb.StoryReply:
-        return self._unary("Story", pb.StoryRequest(update_id=update_id))
+        return self._whole(pb.StoryReply, "Story", pb.StoryRequest(update_id=update_id))
 
     def status(self) -> pb.StatusReply:
-        return self._unary("Status", pb.StatusRequest())
+        return self._whole(pb.StatusReply, "Status", pb.StatusRequest())
 
     def versions(self, first: int = 0) -> list[pb.VersionRecord]:
         """All records from `first` on, page by page."""
         found: list[pb.VersionRecord] = []
-        while page := self._unary("Versions", pb.VersionsRequest(first=first)).versions:
+        while page := self._whole(pb.VersionsReply, "Versions", pb.VersionsRequest(first=first)).versions:
             found.extend(page)
             first = page[-1].version + 1
         return found
@@ -158,16 +157,22 @@ class Client:
 
     def quarantined(self) -> list[pb.Aside]:
         """Updates that wait for somebody's judgement, oldest first."""
-        return list(self._unary("Quarantined", pb.QuarantinedRequest()).updates)
+        return list(self._whole(pb.QuarantinedReply, "Quarantined", pb.QuarantinedRequest()).updates)
 
     def replay(self) -> pb.ReplayReply:
         return self._patiently(lambda: self._stub.Replay(pb.ReplayRequest(), timeout=COMMAND_SECONDS_MAX))
 
     def metrics(self, task: str = "") -> list[pb.Metric]:
-        return list(self._unary("Metrics", pb.MetricsRequest(task=task)).metrics)
+        """All that was reported, however much that is."""
+        request = pb.MetricsRequest(task=task)
+        return list(self._whole(pb.MetricsReply, "Metrics", request, TRANSFER_SECONDS_MAX).metrics)
 
     def _unary(self, method: str, request: object) -> Any:
         return self._patiently(lambda: getattr(self._stub, method)(request, timeout=CALL_SECONDS_MAX))
+
+    def _whole(self, reply: type[M], method: str, request: object, seconds: float = CALL_SECONDS_MAX) -> M:
+        """An answer that comes in pieces."""
+        return self._patiently(lambda: joined(reply(), getattr(self._stub, method)(request, timeout=seconds)))
 
     def _away(self, error: grpc.RpcError, asked: int) -> WorkerError:
         """Where nobody answered, the next call asks the next; another thread may have found out as well."""
@@ -223,11 +228,13 @@ def _parts(header: pb.UpdateHeader, blob: bytes) -> Iterator[pb.SubmitRequest]:
 
 
 def _received(replies: Iterator[pb.FetchReply]) -> tuple[pb.Manifest, dict[str, bytes]]:
-    manifest = next(replies).manifest
+    manifest = pb.Manifest()
     blobs: dict[str, bytes] = {}
     joiner: Joiner | None = None
     for reply in replies:
-        if reply.HasField("blob"):
+        if reply.HasField("manifest"):
+            manifest.MergeFrom(reply.manifest)
+        elif reply.HasField("blob"):
             joiner = Joiner(reply.blob.digest, reply.blob.nbytes)
         elif joiner is not None:
             joiner.add(reply.chunk)

@@ -1,12 +1,15 @@
-"""A blob that is cut and joined is the same blob, and a joiner holds no more than was announced."""
+"""What is cut and joined is the same, a blob or an answer, and a joiner holds no more than was announced."""
 
 from __future__ import annotations
+
+import tracemalloc
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protos.chunks import BLOB_BYTES_MAX, CHUNK_BYTES_MAX, Joiner, cut, digest_of
+from protos.chunks import BLOB_BYTES_MAX, CHUNK_BYTES_MAX, Joiner, cut, digest_of, in_pieces, joined
+from protos.fedshare.v1 import federation_pb2 as pb
 
 SIZES = [0, 1, CHUNK_BYTES_MAX - 1, CHUNK_BYTES_MAX, CHUNK_BYTES_MAX + 1, 2 * CHUNK_BYTES_MAX, 3 * CHUNK_BYTES_MAX + 7]
 
@@ -61,6 +64,17 @@ def test_joiner_never_holds_more_than_was_announced(nbytes: int, chunks: list[by
         assert joiner.complete == (held == nbytes)
 
 
+def test_joiner_takes_no_more_memory_for_small_chunks_and_none_for_what_is_only_announced():
+    tracemalloc.start()
+    try:
+        joiner, count = Joiner("", BLOB_BYTES_MAX), 100_000
+        for n in range(count):
+            joiner.add(n.to_bytes(2, "big") if n < 1 << 16 else b"ab")
+        assert tracemalloc.get_traced_memory()[1] < 4 * 2 * count
+    finally:
+        tracemalloc.stop()
+
+
 def test_joiner_gives_no_bytes_that_do_not_have_the_digest():
     joiner = Joiner(digest_of(b"right"), 5)
     joiner.add(b"wrong")
@@ -73,3 +87,26 @@ def test_joiner_gives_no_bytes_before_all_have_come():
     joiner.add(b"rig")
     with pytest.raises(ValueError, match="3 of the announced 5"):
         joiner.blob()
+
+
+@pytest.mark.parametrize("blocks, tasks, labels", [(0, 0, 0), (3, 2, 2), (40_000, 0, 0), (9, 500, 300), (0, 3, 20_000)])
+def test_answer_that_comes_in_pieces_is_the_same(blocks: int, tasks: int, labels: int):
+    whole = pb.Manifest(
+        version=7,
+        digest="d" * 64,
+        blocks=[pb.BlobRef(digest=f"{n:064x}", nbytes=n) for n in range(blocks)],
+        tasks=[pb.TaskRef(task=f"task-{n}", labels=["label " * 10] * labels, is_bound=True) for n in range(tasks)],
+    )
+    pieces = list(in_pieces(whole))
+    assert joined(pb.Manifest(), pieces) == whole
+    alone = [piece for piece in pieces if len(piece.blocks) + len(piece.tasks) <= 1]  # an entry may be larger by itself
+    assert all(piece.ByteSize() <= CHUNK_BYTES_MAX for piece in pieces if piece not in alone)
+    assert len(pieces) <= 1 + max(len(alone), 2 * whole.ByteSize() // CHUNK_BYTES_MAX)
+
+
+def test_first_piece_has_what_is_said_once():
+    whole = pb.StatusReply(spec=pb.FederationSpec(name="x"), head=3, waiting="why")
+    whole.members.extend(pb.Member(worker="w" * 100, task="t" * 100, incarnation=n) for n in range(10_000))
+    pieces = list(in_pieces(whole))
+    assert len(pieces) > 1 and (pieces[0].head, pieces[0].spec.name, pieces[0].waiting) == (3, "x", "why")
+    assert joined(pb.StatusReply(), pieces) == whole

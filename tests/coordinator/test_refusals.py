@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,9 +15,9 @@ import safetensors.torch
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from parts import Coordinator, RawWorker, honest_blob, random_adapter, small_home
+from parts import Coordinator, CoordinatorHere, RawWorker, honest_blob, random_adapter, small_home
 
-from coordinator.admit import LABELS_MAX, METRICS_MAX, update_bytes_max
+from coordinator.admit import LABELS_BYTES_MAX, LABELS_MAX, METRICS_MAX, update_bytes_max
 from coordinator.service import SUBMITS_MAX
 from protos.chunks import CHUNK_BYTES_MAX
 from protos.fedshare.v1 import federation_pb2 as pb
@@ -250,6 +251,7 @@ BAD_HEADERS = {
     "too many metrics": {"metrics": {f"m{i}": 1.0 for i in range(METRICS_MAX + 1)}},
     "a label with a NUL": {"labels": ["no\0", "yes"]},
     "too many labels": {"labels": ["x"] * (LABELS_MAX + 1)},
+    "labels of too many bytes": {"labels": ["ü" * 100] * (LABELS_BYTES_MAX // 200 + 1)},
 }
 
 
@@ -306,6 +308,21 @@ def test_senders_that_vanish_in_the_middle_take_no_place_for_ever(raw: RawWorker
     refused(raw.submit(raw.header(blob), iter([blob[:100]])), pb.OUTCOME_RETRY_DIGEST)
 
 
+def test_sender_that_takes_far_too_long_is_told_to_come_again(here: CoordinatorHere, monkeypatch: pytest.MonkeyPatch):
+    """It is never silent for long."""
+    monkeypatch.setattr("coordinator.service.TRANSFER_SECONDS_MAX", 0.5)
+
+    def bit_by_bit(blob: bytes) -> Iterator[bytes]:
+        for byte in blob[:100]:
+            yield bytes([byte])
+            time.sleep(0.1)
+
+    with RawWorker(here.address) as raw:
+        blob = honest(raw)
+        refused(raw.submit(raw.header(blob), bit_by_bit(blob)), pb.OUTCOME_RETRY_DIGEST, "within 0.5 s: send it again")
+        assert raw.submit(raw.header(blob), blob).outcome == pb.OUTCOME_QUEUED
+
+
 def vanish_in_the_middle(raw: RawWorker, address: str) -> None:
     blob, gone = honest(raw), threading.Event()
 
@@ -328,6 +345,7 @@ def pb_stub(channel: grpc.Channel) -> Any:
 
 BAD_REPORTS = {
     "a hostile task": ({"task": "../x"}, "is not a name"),
+    "a hostile worker": ({"worker": "a\0b"}, "is not a name"),
     "a metric that is NaN": ({"metrics": {"accuracy": float("nan")}}, "not a finite number"),
     "an older incarnation": ({"incarnation": 0}, "no longer current"),
     "a stranger": ({"worker": "stranger"}, "join first"),
@@ -346,6 +364,18 @@ def test_bad_report_is_refused(raw: RawWorker, case: tuple[dict[str, Any], str])
     assert raw.client.metrics() == before
 
 
+@pytest.mark.parametrize("name", HOSTILE_NAMES)
+def test_hostile_name_cannot_leave(raw: RawWorker, name: str):
+    with pytest.raises(Refusal, match=r"^worker .* is not a name"):
+        raw.client.leave(name, 1)
+
+
+@pytest.mark.parametrize("name", [name for name in HOSTILE_NAMES if name])  # without a name it is all tasks
+def test_hostile_name_has_no_metrics(raw: RawWorker, name: str):
+    with pytest.raises(Refusal, match=r"^task .* is not a name"):
+        raw.client.metrics(name)
+
+
 @pytest.mark.parametrize("version", [2, 2**63, 2**64 - 1])
 def test_version_that_is_not_there_cannot_be_fetched(raw: RawWorker, version: int):
     with pytest.raises(Refusal, match=f"there is no version {version}: the newest is 1"):
@@ -361,7 +391,7 @@ def test_records_beyond_the_last_version_are_an_empty_list(raw: RawWorker):
     assert raw.client.versions(2) == raw.client.versions(2**64 - 1) == []
 
 
-@pytest.mark.parametrize("prefix", ["", "abc", "zzzzzz", "%%%%%%", "______", "a" * 100])
+@pytest.mark.parametrize("prefix", ["", "abc", "zzzzzz", "%%%%%%", "______", "a" * 100, "abcdef\0", "abcdef\n"])
 def test_story_of_no_update_is_refused(raw: RawWorker, prefix: str):
     with pytest.raises(Refusal, match="no update has an id that starts with"):
         raw.client.story(prefix)

@@ -34,6 +34,8 @@ from parts import (
     until,
 )
 
+from coordinator import replay
+from coordinator.catalog import Catalog, Version
 from coordinator.draft import Draft
 from coordinator.errors import CoordinatorError, Refused
 from coordinator.home import open_home
@@ -47,7 +49,7 @@ from coordinator.upkeep import Upkeep, slack
 from coordinator.views import part
 from protos.fedshare.v1 import federation_pb2 as pb
 from share_algo import Adapter, Basis
-from workers.errors import Refusal
+from workers.errors import CoordinatorAway, Refusal
 
 
 @pytest.fixture
@@ -184,6 +186,44 @@ def test_reader_that_is_fetching_a_version_while_it_is_collected_is_told_so_in_o
             part(history_of(home).catalog, home.blobs, manifest.version, manifest.blocks[-1].digest)
         with pytest.raises(CoordinatorError, match=r"is missing: restore it from a copy of this home$"):
             part(history_of(home).catalog, home.blobs, 5, "0" * 64)
+
+
+@pytest.mark.parametrize("meanwhile", ["tasks_of", "blocks_of"])
+def test_manifest_of_a_version_that_is_collected_while_it_is_read_is_refused(
+    learning: Learning, monkeypatch: pytest.MonkeyPatch, meanwhile: str
+):
+    order(learning.coordinator, compact=pb.Compact(size=5))
+    read, due = getattr(Catalog, meanwhile), [1]
+
+    def read_late(catalog: Catalog, version: Version) -> object:
+        if version.version == 4 and due:
+            due.pop()
+            collected(learning, keep=1)
+        return read(catalog, version)
+
+    monkeypatch.setattr(Catalog, meanwhile, read_late)
+    with learning.coordinator.client() as client, pytest.raises(Refusal, match=r"^version 4 was collected: only its"):
+        client.fetch(4, tasks=["a"], manifest_only=True)
+    assert not due
+
+
+def test_replay_whose_versions_are_collected_meanwhile_is_asked_for_again(
+    learning: Learning, monkeypatch: pytest.MonkeyPatch
+):
+    go_on, due = replay._Replay.go_on, [1]
+
+    def go_on_late(self: replay._Replay, version: Version) -> None:
+        if version.version == 2 and due:
+            due.pop()
+            collected(learning, keep=1)
+        go_on(self, version)
+
+    monkeypatch.setattr(replay._Replay, "go_on", go_on_late)
+    with pytest.raises(
+        CoordinatorAway, match=r"^version [1-3] was collected while it was compared: ask for the replay"
+    ):
+        learning.replay()
+    assert (learning.replay().first, due) == (4, [])
 
 
 def test_forget_and_replay_need_nothing_that_was_collected(learning: Learning):

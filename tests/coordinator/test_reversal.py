@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 from learning import SAME, SENT_IS_KEPT, Learning, keep_aside, learned, same
@@ -23,14 +26,19 @@ from parts import (
     relative_error,
     small_home,
     spans,
+    until,
 )
 from sqlalchemy import select, update
 
+from coordinator import replay
+from coordinator.catalog import Version
 from coordinator.home import open_home
+from coordinator.process import THREADS
 from coordinator.tables import entries, writer
 from protos.fedshare.v1 import federation_pb2 as pb
+from protos.fedshare.v1.federation_pb2_grpc import FederationStub
 from share_algo import Basis
-from workers.errors import Refusal, WorkerError
+from workers.errors import CoordinatorAway, Refusal, WorkerError
 
 
 @pytest.fixture
@@ -312,6 +320,44 @@ def test_replay_gives_what_is_stored_through_rollbacks_and_forgets(learning: Lea
     reply = learning.replay()
     assert (reply.first, reply.versions) == (0, 10)
     assert reply.tasks >= 8 and max(reply.task.value, reply.basis.value) < SAME
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Versions that replays have come to. Each takes a second."""
+    found, go_on = [], replay._Replay.go_on
+
+    def slowly(self: replay._Replay, version: Version) -> None:
+        found.append(version.version)
+        time.sleep(1)
+        go_on(self, version)
+
+    monkeypatch.setattr(replay._Replay, "go_on", slowly)
+    return found
+
+
+def test_replays_that_were_given_up_keep_nobody_waiting(learning: Learning, steps: list[int]):
+    with grpc.insecure_channel(learning.coordinator.address) as channel:
+        stub = FederationStub(channel)
+        asked = [stub.Replay.future(pb.ReplayRequest(), timeout=1.5) for _ in range(THREADS + 1)]
+        codes = [call.exception().code() for call in asked]
+        assert codes.count(grpc.StatusCode.DEADLINE_EXCEEDED) == 1
+        assert {call.details() for call in asked if call.code() is grpc.StatusCode.ABORTED} == {
+            "another replay is under way: ask again when it has ended"
+        }
+        assert next(stub.Status(pb.StatusRequest(), timeout=2)).merged == 4
+    assert learning.replay().versions == 5  # as soon as the step at hand is done
+    assert steps in ([0, 1, 0, 1, 2, 3, 4], [0, 0, 1, 2, 3, 4])
+
+
+def test_replay_ends_when_the_coordinator_stops(learning: Learning, steps: list[int]):
+    with ThreadPoolExecutor(1) as threads:
+        asked = threads.submit(learning.replay)
+        until(lambda: steps, "it replays")
+        assert learning.coordinator.stop() == 0
+        with pytest.raises(CoordinatorAway, match=r"^the coordinator stops: ask for the replay again"):
+            asked.result()
+    assert steps == [0]
 
 
 def test_replay_finds_a_task_that_is_not_what_the_journal_says(learning: Learning):

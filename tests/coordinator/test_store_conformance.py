@@ -28,6 +28,7 @@ from coordinator.lease import _Beaten, _read, _swap
 from coordinator.letting_go import Overtaken
 from coordinator.measured import Measured
 from coordinator.members import Members
+from coordinator.story import tell
 from coordinator.sweep import named, sweep_if_wanted
 from coordinator.tables import writer
 from coordinator.transition import Record
@@ -196,6 +197,13 @@ def test_prefix_finds_an_id_and_means_no_pattern(home: Home):
     assert [p.position for p, _ in journal.find(f"{0xABC:032x}"[:30])] == [1, 2]
     assert [p.position for p, _ in journal.find(f"{0xABD:032X}")] == [2]
     assert journal.find("%") == journal.find("_" * 32) == journal.find("\\") == []
+
+
+def test_what_cannot_be_an_id_has_no_story(home: Home):
+    journal, catalog, measured = Journal(home.engine), Catalog(home.engine), Measured(home.engine)
+    for prefix in ("abcdef\0", "abcdef%", "abcdeg"):
+        with pytest.raises(Refused, match="no update has an id that starts with"):
+            tell(prefix, journal, catalog, measured)
 
 
 # ---- verdicts -----------------------------------------------------------------------------------------------

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import json
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import pairwise
 
 import pytest
-from parts import Coordinator, RawWorker, dense, dense_adapter, random_adapter, relative_error, small_home
+from parts import (
+    Coordinator,
+    CoordinatorHere,
+    RawWorker,
+    dense,
+    dense_adapter,
+    random_adapter,
+    relative_error,
+    small_home,
+)
 
+from coordinator.admit import LABELS_BYTES_MAX
 from protos.fedshare.v1 import federation_pb2 as pb
 from share_algo import Adapter
+from workers.errors import Refusal
 
 HEAD = 5
 
@@ -150,3 +164,65 @@ def test_module_that_an_adapter_leaves_untouched_is_merged_as_zero(small: Coordi
     found = dense(manifest, blobs, "task")
     assert not found[untouched].any()
     assert relative_error(dense_adapter(adapter), found) < 2e-5
+
+
+MESSAGE_BYTES_MAX = 4 << 20
+"""What a client takes at once."""
+
+
+def test_manifest_of_any_length_comes_whole(here: CoordinatorHere):
+    """Each of its tasks has as many labels as are admitted."""
+    labels, count = [f"{n:0128d}" for n in range(LABELS_BYTES_MAX // 128)], 17
+    with RawWorker(here.address) as raw:
+        base, blob = raw.blob(random_adapter(raw.spec, 1), 0)
+        for n in range(count):
+            receipt = raw.submit(raw.header(blob, base, task=f"task-{n}", labels=labels), blob)
+            assert receipt.outcome == pb.OUTCOME_QUEUED, receipt
+        here.drained()
+        manifest, blobs = raw.client.fetch(None, every_task=True)
+    assert manifest.ByteSize() > MESSAGE_BYTES_MAX and manifest.version == here.status().head
+    assert sorted(t.task for t in manifest.tasks) == sorted(f"task-{n}" for n in range(count))
+    assert all(list(t.labels) == labels for t in manifest.tasks)
+    assert set(blobs) == {ref.digest for ref in [*manifest.blocks, *(t.entry for t in manifest.tasks)]}
+
+
+def test_sentence_that_a_task_is_not_there_does_not_name_all_others(here: CoordinatorHere):
+    with RawWorker(here.address) as raw:
+        base, blob = raw.blob(random_adapter(raw.spec, 1), 0)
+        for n in range(100):
+            raw.submit(raw.header(blob, base, task=f"{n:0100d}"), blob)
+        here.drained()
+        with pytest.raises(Refusal, match=rf"has no task '{'n' * 100}'; it has: {0:0100d}, .* and 80 more$"):
+            raw.client.fetch(None, tasks=["n" * 10_000])
+
+
+def test_measurements_of_any_number_come_whole(here: CoordinatorHere):
+    with RawWorker(here.address, "w" * 100, "t" * 100) as raw:
+        for n in range(130):
+            values = {f"{k:0100d}": float(n) for k in range(100)}
+            raw.client.report(raw.worker, raw.joined.incarnation, raw.task, 0, values)
+        found = raw.client.metrics()
+        assert sum(m.ByteSize() for m in found) > MESSAGE_BYTES_MAX
+        assert raw.client.metrics(raw.task) == found and raw.client.metrics("other") == []
+    assert [m.value for m in found] == [float(n) for n in range(130) for _ in range(100)]
+
+
+def test_records_of_any_length_come_whole(here: CoordinatorHere):
+    """Of versions of many updates, each with as many metrics as are admitted."""
+    with RawWorker(here.address) as raw:
+        raw.teach(random_adapter(raw.spec, 1), metrics={f"{k:0100d}": 1.0 for k in range(100)})
+        here.drained()
+        [record] = here.versions()
+        with closing(sqlite3.connect(here.home / "journal.sqlite")) as database, database:
+            row = list(database.execute("SELECT * FROM versions WHERE version = 1").fetchone())
+            names = [column[1] for column in database.execute("PRAGMA table_info(versions)")]
+            at = names.index("record")
+            row[at] = json.dumps(32 * json.loads(row[at]))
+            for number in range(2, 17):
+                changed = {"version": number, "parent": number - 1, "position": None}
+                values = [changed.get(name, value) for name, value in zip(names, row, strict=True)]
+                database.execute(f"INSERT INTO versions VALUES ({', '.join('?' * len(row))})", values)
+        found = raw.client.versions(1)
+    assert sum(r.ByteSize() for r in found) > MESSAGE_BYTES_MAX
+    assert [r.version for r in found] == [1, *(number for number in range(2, 17) for _ in range(32))]
+    assert all((r.update_id, r.metrics) == (record.update_id, record.metrics) for r in found)

@@ -7,6 +7,7 @@ is done by one thread, in the caller's turn, so that a seed is enough to do it a
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -110,7 +111,7 @@ class Here:
         answer = getattr(self.service, method)
         if method == "Submit":
             return await answer(_sent(request), Context())
-        if method == "Fetch":
+        if inspect.isasyncgenfunction(answer):
             return [reply async for reply in answer(request, Context())]
         return await answer(request, Context())
 

@@ -141,8 +141,8 @@ class World(Machines):
         self._call_quietly("Command", request)
 
     def _new_command(self) -> pb.CommandRequest:
-        aside = self._call_quietly("Quarantined", pb.QuarantinedRequest())
-        named = [one.update_id for one in aside.updates] if aside else []
+        pieces = self._call_quietly("Quarantined", pb.QuarantinedRequest()) or []
+        named = [one.update_id for aside in pieces for one in aside.updates]
         return orders.draw(self.rng, named, list(self.told), aims.command_for(self.target))
 
     def _jump(self) -> None:

@@ -69,22 +69,22 @@ class FederationStub(object):
                 request_serializer=protos_dot_fedshare_dot_v1_dot_federation__pb2.LeaveRequest.SerializeToString,
                 response_deserializer=protos_dot_fedshare_dot_v1_dot_federation__pb2.LeaveReply.FromString,
                 _registered_method=True)
-        self.Story = channel.unary_unary(
+        self.Story = channel.unary_stream(
                 '/fedshare.v1.Federation/Story',
                 request_serializer=protos_dot_fedshare_dot_v1_dot_federation__pb2.StoryRequest.SerializeToString,
                 response_deserializer=protos_dot_fedshare_dot_v1_dot_federation__pb2.StoryReply.FromString,
                 _registered_method=True)
-        self.Status = channel.unary_unary(
+        self.Status = channel.unary_stream(
                 '/fedshare.v1.Federation/Status',
                 request_serializer=protos_dot_fedshare_dot_v1_dot_federation__pb2.StatusRequest.SerializeToString,
                 response_deserializer=protos_dot_fedshare_dot_v1_dot_federation__pb2.StatusReply.FromString,
                 _registered_method=True)
-        self.Versions = channel.unary_unary(
+        self.Versions = channel.unary_stream(
                 '/fedshare.v1.Federation/Versions',
                 request_serializer=protos_dot_fedshare_dot_v1_dot_federation__pb2.VersionsRequest.SerializeToString,
                 response_deserializer=protos_dot_fedshare_dot_v1_dot_federation__pb2.VersionsReply.FromString,
                 _registered_method=True)
-        self.Metrics = channel.unary_unary(
+        self.Metrics = channel.unary_stream(
                 '/fedshare.v1.Federation/Metrics',
                 request_serializer=protos_dot_fedshare_dot_v1_dot_federation__pb2.MetricsRequest.SerializeToString,
                 response_deserializer=protos_dot_fedshare_dot_v1_dot_federation__pb2.MetricsReply.FromString,
@@ -94,7 +94,7 @@ class FederationStub(object):
                 request_serializer=protos_dot_fedshare_dot_v1_dot_federation__pb2.CommandRequest.SerializeToString,
                 response_deserializer=protos_dot_fedshare_dot_v1_dot_federation__pb2.Receipt.FromString,
                 _registered_method=True)
-        self.Quarantined = channel.unary_unary(
+        self.Quarantined = channel.unary_stream(
                 '/fedshare.v1.Federation/Quarantined',
                 request_serializer=protos_dot_fedshare_dot_v1_dot_federation__pb2.QuarantinedRequest.SerializeToString,
                 response_deserializer=protos_dot_fedshare_dot_v1_dot_federation__pb2.QuarantinedReply.FromString,
@@ -138,7 +138,7 @@ class FederationServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Fetch(self, request, context):
-        """Get a version: its manifest first, then the blobs asked for that the caller lacks.
+        """Get a version: its manifest first, whole, then the blobs asked for that the caller lacks.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -245,22 +245,22 @@ def add_FederationServicer_to_server(servicer, server):
                     request_deserializer=protos_dot_fedshare_dot_v1_dot_federation__pb2.LeaveRequest.FromString,
                     response_serializer=protos_dot_fedshare_dot_v1_dot_federation__pb2.LeaveReply.SerializeToString,
             ),
-            'Story': grpc.unary_unary_rpc_method_handler(
+            'Story': grpc.unary_stream_rpc_method_handler(
                     servicer.Story,
                     request_deserializer=protos_dot_fedshare_dot_v1_dot_federation__pb2.StoryRequest.FromString,
                     response_serializer=protos_dot_fedshare_dot_v1_dot_federation__pb2.StoryReply.SerializeToString,
             ),
-            'Status': grpc.unary_unary_rpc_method_handler(
+            'Status': grpc.unary_stream_rpc_method_handler(
                     servicer.Status,
                     request_deserializer=protos_dot_fedshare_dot_v1_dot_federation__pb2.StatusRequest.FromString,
                     response_serializer=protos_dot_fedshare_dot_v1_dot_federation__pb2.StatusReply.SerializeToString,
             ),
-            'Versions': grpc.unary_unary_rpc_method_handler(
+            'Versions': grpc.unary_stream_rpc_method_handler(
                     servicer.Versions,
                     request_deserializer=protos_dot_fedshare_dot_v1_dot_federation__pb2.VersionsRequest.FromString,
                     response_serializer=protos_dot_fedshare_dot_v1_dot_federation__pb2.VersionsReply.SerializeToString,
             ),
-            'Metrics': grpc.unary_unary_rpc_method_handler(
+            'Metrics': grpc.unary_stream_rpc_method_handler(
                     servicer.Metrics,
                     request_deserializer=protos_dot_fedshare_dot_v1_dot_federation__pb2.MetricsRequest.FromString,
                     response_serializer=protos_dot_fedshare_dot_v1_dot_federation__pb2.MetricsReply.SerializeToString,
@@ -270,7 +270,7 @@ def add_FederationServicer_to_server(servicer, server):
                     request_deserializer=protos_dot_fedshare_dot_v1_dot_federation__pb2.CommandRequest.FromString,
                     response_serializer=protos_dot_fedshare_dot_v1_dot_federation__pb2.Receipt.SerializeToString,
             ),
-            'Quarantined': grpc.unary_unary_rpc_method_handler(
+            'Quarantined': grpc.unary_stream_rpc_method_handler(
                     servicer.Quarantined,
                     request_deserializer=protos_dot_fedshare_dot_v1_dot_federation__pb2.QuarantinedRequest.FromString,
                     response_serializer=protos_dot_fedshare_dot_v1_dot_federation__pb2.QuarantinedReply.SerializeToString,
@@ -491,7 +491,7 @@ class Federation(object):
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_unary(
+        return grpc.experimental.unary_stream(
             request,
             target,
             '/fedshare.v1.Federation/Story',
@@ -518,7 +518,7 @@ class Federation(object):
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_unary(
+        return grpc.experimental.unary_stream(
             request,
             target,
             '/fedshare.v1.Federation/Status',
@@ -545,7 +545,7 @@ class Federation(object):
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_unary(
+        return grpc.experimental.unary_stream(
             request,
             target,
             '/fedshare.v1.Federation/Versions',
@@ -572,7 +572,7 @@ class Federation(object):
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_unary(
+        return grpc.experimental.unary_stream(
             request,
             target,
             '/fedshare.v1.Federation/Metrics',
@@ -626,7 +626,7 @@ class Federation(object):
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_unary(
+        return grpc.experimental.unary_stream(
             request,
             target,
             '/fedshare.v1.Federation/Quarantined',
