@@ -57,7 +57,7 @@ def coordinator(
     from workers.weights import weights_for
 
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    for noisy in ("alembic", "mlflow", "httpx"):
+    for noisy in ("alembic", "mlflow", "httpx", "botocore", "aiobotocore"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     parsed = read_federation_file(file) if file else None
     folder = home or Path("fedshare-home") / (parsed.name if parsed else "")
