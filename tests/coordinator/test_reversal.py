@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from parts import (
     relative_error,
     small_home,
     spans,
+    until,
 )
 from sqlalchemy import select, update
 
@@ -322,3 +324,25 @@ def test_watcher_is_told_of_a_rollback_and_fetches_only_what_it_lacks(learning: 
         assert (notice.version, notice.parent, notice.task) == (5, 4, "")
         manifest, blobs = client.fetch(5, every_task=True, have=have)
     assert len(blobs) == 1 and len(manifest.blocks) == 3  # only b, as it was
+
+
+def test_erasure_is_finished_when_who_reads_the_database_has_ended_and_merging_goes_on_meanwhile(
+    learning: Learning, monkeypatch: pytest.MonkeyPatch
+):
+    for module, name in (
+        ("integrate", "SWEEP_SECONDS"),
+        ("integrate", "IDLE_SECONDS_MAX"),
+        ("database", "WIPE_SECONDS_MAX"),
+    ):
+        monkeypatch.setattr(f"coordinator.{module}.{name}", 0.1)
+    home = learning.coordinator.home
+    learning.learn("secret@mallory")
+    reader = sqlite3.connect(home / "journal.sqlite")
+    reader.execute("BEGIN")
+    reader.execute("SELECT * FROM journal").fetchone()
+    assert order(learning.coordinator, forget=pb.Forget(worker="mallory", erase=True)).outcome == pb.OUTCOME_DONE
+    learning.learn("d")
+    assert learning.outcome("d") == pb.OUTCOME_MERGED and learning.coordinator.status().waiting == ""
+    assert files_with(home, b"mallory")
+    reader.close()
+    until(lambda: not files_with(home, b"mallory"), "its name is gone")
