@@ -28,10 +28,11 @@ from parts import (
 )
 from sqlalchemy import select, update
 
+from coordinator import receive
 from coordinator.home import open_home
 from coordinator.tables import entries, writer
 from protos.fedshare.v1 import federation_pb2 as pb
-from share_algo import Basis
+from share_algo import Basis, Update
 from workers.errors import Refusal, WorkerError
 
 
@@ -346,3 +347,40 @@ def test_erasure_is_finished_when_who_reads_the_database_has_ended_and_merging_g
     assert files_with(home, b"mallory")
     reader.close()
     until(lambda: not files_with(home, b"mallory"), "its name is gone")
+
+
+@pytest.mark.parametrize("is_started_again", [False, True])
+@pytest.mark.parametrize("is_sent_twice", [False, True])
+def test_bytes_that_arrive_while_they_are_erased_are_swept(
+    learning: Learning, monkeypatch: pytest.MonkeyPatch, is_sent_twice: bool, is_started_again: bool
+):
+    """Looked at before the erasure and put after its sweep: the journal refuses them, or knows them as erased."""
+    decoded, coordinator = receive._decoded, learning.coordinator
+    monkeypatch.setattr("coordinator.integrate.IDLE_SECONDS_MAX", 0.5)
+    monkeypatch.setattr("coordinator.integrate.SWEEP_SECONDS", 60.0 if is_started_again else 0.5)
+
+    def erased_meanwhile(blob: bytes) -> Update:
+        monkeypatch.setattr(receive, "_decoded", decoded)
+        if is_sent_twice:
+            assert raw.submit(header, blob).outcome == pb.OUTCOME_QUEUED
+        order(coordinator, forget=pb.Forget(worker="mallory", erase=True))
+        if is_sent_twice:
+            raw.join()
+        return decoded(blob)
+
+    learning.learn("secret@mallory")
+    with RawWorker(coordinator.address, "mallory", "secret") as raw:
+        base, blob = raw.blob(random_adapter(raw.spec, 9), 0)
+        header = raw.header(blob, base)
+        monkeypatch.setattr(receive, "_decoded", erased_meanwhile)
+        outcome = raw.submit(header, blob).outcome
+    assert outcome == (pb.OUTCOME_ERASED if is_sent_twice else pb.OUTCOME_REFUSED_INCARNATION)
+    if is_started_again:
+        assert files_named(coordinator.home, header.digest)
+        coordinator.stop()
+        coordinator.start()
+    until(lambda: not files_named(coordinator.home, header.digest), "they are gone")
+
+
+def files_named(home: Path, digest: str) -> list[Path]:
+    return list(home.rglob(f"{digest}*"))
