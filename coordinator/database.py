@@ -14,7 +14,7 @@ from pathlib import Path
 from threading import Lock
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import ArgumentError, DatabaseError
+from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
 
 from coordinator.errors import CoordinatorError
 from coordinator.fence import Fence
@@ -23,6 +23,8 @@ from coordinator.tables import metadata
 BUSY_SECONDS_MAX = 30.0
 """How long one writer waits for another: far longer than any write here takes."""
 HURRIED_SECONDS_MAX = 0.1
+WIPE_SECONDS_MAX = 2.0
+"""How long wiping what was deleted waits for others who read it: no merge happens meanwhile. Then it is tried again."""
 CONNECT_SECONDS_MAX = 5.0
 IDLE_SECONDS_MAX = 5.0
 """PostgreSQL ends a transaction whose coordinator has said nothing for longer: a stopped process keeps no lock."""
@@ -31,6 +33,7 @@ NETWORK_SECONDS_MAX = 10.0
 CONNECTIONS_MAX = 40
 _POOL = {"pool_size": CONNECTIONS_MAX, "max_overflow": 0}
 """One for each thread that may want one: those beyond a pool's size would be opened and closed each time."""
+POSTGRES_LOCKED = "55P03"
 
 _POSTGRES_SETTINGS = {
     "synchronous_commit": "on",
@@ -138,26 +141,51 @@ def unfenced(engine: Engine, *, hurried: bool = False) -> Iterator[Connection]:
         yield connection
 
 
-def wipe_deleted(engine: Engine) -> None:
-    """Nothing that was deleted is left in the database's own files: but see PostgreSQL's log of changes, and copies."""
-    if engine.dialect.name == "sqlite":  # overwritten in the file (secure_delete); now also gone from its log
-        with engine.connect() as connection:
-            connection.connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        return
+def wipe_deleted(engine: Engine) -> bool:
+    """Whether nothing that was deleted is left in the database's own files: but see PostgreSQL's log of changes, and
+    copies. False: another session still reads it, and it is to be tried again."""
+    return _log_is_emptied(engine) if engine.dialect.name == "sqlite" else _tables_are_rewritten(engine)
+
+
+def _log_is_emptied(engine: Engine) -> bool:
+    """What is deleted is overwritten in SQLite's file (secure_delete); now it is gone from its log, too."""
+    with engine.connect() as connection:
+        cursor = connection.connection.cursor()  # not inside a transaction
+        try:
+            cursor.execute(f"PRAGMA busy_timeout={1000 * WIPE_SECONDS_MAX:.0f}")
+            [is_busy, *_] = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        finally:
+            connection.info["busy_timeout"] = f"{1000 * BUSY_SECONDS_MAX:.0f}"
+            cursor.execute(f"PRAGMA busy_timeout={connection.info['busy_timeout']}")
+    return not is_busy
+
+
+def _tables_are_rewritten(engine: Engine) -> bool:
     with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
-        _wait_for_old_readers(connection)
-        for table in metadata.tables:
-            connection.exec_driver_sql(f'VACUUM (FULL) "{table}"')
+        if not _old_readers_have_ended(connection):
+            return False
+        connection.exec_driver_sql(f"SET lock_timeout = '{WIPE_SECONDS_MAX:g}s'")
+        try:
+            for table in metadata.tables:
+                connection.exec_driver_sql(f'VACUUM (FULL) "{table}"')
+        except OperationalError as error:
+            if getattr(error.orig, "sqlstate", None) != POSTGRES_LOCKED:
+                raise
+            return False
+        finally:
+            connection.exec_driver_sql("RESET lock_timeout")
+    return True
 
 
-def _wait_for_old_readers(connection: Connection) -> None:
-    """VACUUM keeps what a transaction that began before may read. Raises CoordinatorError when one does not end."""
+def _old_readers_have_ended(connection: Connection) -> bool:
+    """VACUUM keeps what a transaction that began before may read."""
     newest = connection.exec_driver_sql("SELECT pg_current_xact_id()::xid::text").scalar_one()
-    deadline = time.monotonic() + BUSY_SECONDS_MAX
+    deadline = time.monotonic() + WIPE_SECONDS_MAX
     while connection.execute(_OLD_READERS, {"newest": newest}).scalar_one():
         if time.monotonic() > deadline:
-            raise CoordinatorError("a session with the database still reads what was erased: end it")
+            return False
         time.sleep(0.05)
+    return True
 
 
 _OLD_READERS = text(

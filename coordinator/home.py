@@ -1,6 +1,6 @@
 """A coordinator's home: one folder, one federation, one coordinator at a time (lease.py).
 
-HOME/journal.sqlite   database.py        HOME/blobs/    blobs.py
+HOME/journal.sqlite   database.py        HOME/blobs/    blobs.py, blob_place.py
 HOME/lineage/         MLflow's store     HOME/lock.N    held while the coordinator with token N runs
 HOME/address          host:port of the running coordinator
 HOME/blobs-arriving/  blobs that are not whole yet
@@ -22,6 +22,7 @@ from sqlalchemy import Engine, insert, inspect, select, update
 from sqlalchemy.exc import DatabaseError, DBAPIError
 
 from coordinator import tables
+from coordinator.blob_place import BlobPlace
 from coordinator.blobs import Blobs
 from coordinator.database import fence_of, first_line, open_postgres, open_sqlite, shown
 from coordinator.errors import CoordinatorError
@@ -35,11 +36,11 @@ from protos.fedshare.v1.federation_pb2 import FederationSpec
 class Home:
     """An open home. Use as a context manager: leaving it lets the lease go."""
 
-    def __init__(self, place: Place, spec: FederationSpec, engine: Engine, lease: Lease):
+    def __init__(self, place: Place, spec: FederationSpec, engine: Engine, lease: Lease, blobs: Blobs):
         self.place, self.folder, self.spec, self.engine, self.lease = place, place.folder, spec, engine, lease
         self.is_shared = bool(place.store)
         self.fence = fence_of(engine)
-        self.blobs = Blobs(place.blobs or place.folder / "blobs")
+        self.blobs = blobs
         self.address = ""
 
     @property
@@ -62,7 +63,7 @@ class Home:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a home is. store: postgresql://..., else HOME/journal.sqlite. blobs: a folder or URL, else HOME/blobs."""
+    """Where a home is. store: postgresql://..., else HOME/journal.sqlite. blobs: see blob_place.py."""
 
     folder: Path
     store: str = ""
@@ -75,6 +76,10 @@ class Place:
     @property
     def database(self) -> str:
         return (self.store and shown(self.store)) or str(self.folder / "journal.sqlite")
+
+    @property
+    def of_blobs(self) -> BlobPlace:
+        return BlobPlace(self.name, self.folder, self.blobs, is_shared=bool(self.store))
 
     def open(self) -> tuple[Engine, Locks]:
         if self.store:
@@ -97,8 +102,8 @@ def open_home(
     prepare: called by who stands by, before it waits, with what the federation is as far as that is known.
 
     Raises CoordinatorError when another coordinator holds it, when it belongs to a federation other than
-    `wanted`, when a newer release has used it, when it cannot be written, or when there is neither a home nor
-    a `wanted`. A home of an older release is brought up to this one.
+    `wanted`, when its blobs are elsewhere, when a newer release has used it, when it cannot be written, or when
+    there is neither a home nor a `wanted`. A home of an older release is brought up to this one.
     """
     place = Place(folder, store, blobs)
     if wanted is None and not store and not (folder / "journal.sqlite").exists():
@@ -135,19 +140,23 @@ def _held_home(place: Place, wanted: FederationSpec | None, engine: Engine, leas
     if spec is None:
         if wanted is None:
             raise CoordinatorError(f"{place.name} holds no federation yet: name a federation file to make one")
-        spec = _store_spec(engine, wanted)
-    elif wanted is not None:
-        _must_be_same(place.name, spec, wanted)
-        _follow_operator(engine, spec, wanted)
-    return Home(place, spec, engine, lease)
+        blobs = Blobs(place.of_blobs.wanted)
+        spec = _store_spec(engine, wanted, place.of_blobs.to_record)
+    else:
+        if wanted is not None:
+            _must_be_same(place.name, spec, wanted)
+        blobs = Blobs(place.of_blobs.find(engine))
+        if wanted is not None:
+            _follow_operator(engine, spec, wanted)
+    return Home(place, spec, engine, lease, blobs)
 
 
 def _stored_spec(engine: Engine) -> FederationSpec | None:
     with engine.connect() as connection:
-        row = connection.execute(select(tables.federation)).one_or_none()
-    if row is None:
+        said = connection.execute(select(tables.federation.c.spec)).scalar_one_or_none()
+    if said is None:
         return None
-    return json_format.Parse(row.spec, FederationSpec(), ignore_unknown_fields=True)  # those of older releases
+    return json_format.Parse(said, FederationSpec(), ignore_unknown_fields=True)  # those of older releases
 
 
 def _known_spec(engine: Engine) -> FederationSpec | None:
@@ -157,13 +166,13 @@ def _known_spec(engine: Engine) -> FederationSpec | None:
     return None
 
 
-def _store_spec(engine: Engine, wanted: FederationSpec) -> FederationSpec:
+def _store_spec(engine: Engine, wanted: FederationSpec, blobs: str) -> FederationSpec:
     spec = FederationSpec()
     spec.CopyFrom(wanted)
     spec.federation_id = uuid.uuid4().hex
     with tables.writer(engine).begin() as connection:
         connection.execute(
-            insert(tables.federation).values(id=spec.federation_id, spec=json_format.MessageToJson(spec))
+            insert(tables.federation).values(id=spec.federation_id, spec=json_format.MessageToJson(spec), blobs=blobs)
         )
     return spec
 

@@ -48,6 +48,8 @@ IDLE_SECONDS_MAX = 5.0
 """How long a missed wake-up could cost; none is known to be missed."""
 CATCH_UPS_MAX = 5
 """So often what was journaled meanwhile is taken in, before nothing more may come until a command is carried out."""
+SWEEP_SECONDS = 10.0
+"""Between two looks whether a sweep is wanted: one may have had to wait for somebody who reads the database."""
 EXPECTED = (OSError, SQLAlchemyError, CoordinatorError)
 """What the world around the writer may do to it."""
 
@@ -112,6 +114,8 @@ class Integrator:
                 if not sure:
                     self._resume()
                     self._now_waiting("")
+                elif monotonic() >= self._sweep_at:
+                    self._sweep()
                 sure, worked = True, self._next()
             except Fenced:
                 return
@@ -133,13 +137,17 @@ class Integrator:
     def _resume(self) -> None:
         """Go on from what is on disk, which is the truth."""
         self._history.bases.forget()
-        sweep_if_wanted(self._engine, self._history.blobs)
+        self._sweep()
         head = self._history.catalog.head()
         self._basis = self._history.bases.at(head)
         self._head, self._consumed = head, self._history.journal.consumed()
         self._norms = self._history.catalog.norms(NORMS_MAX) if self._spec.quarantine.deviations_max else []
         self._history.bases.remember(self._head, self._basis)
         self._upkeep.after(self._head, self._consumed)
+
+    def _sweep(self) -> None:
+        sweep_if_wanted(self._engine, self._history.blobs)
+        self._sweep_at = monotonic() + SWEEP_SECONDS
 
     def _next(self) -> bool:
         self._let_arrivals_go_first()

@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Engine, Row, bindparam, func, insert, or_, se
 from coordinator.admit import base_is_gone
 from coordinator.draft import BlobName, StandIn
 from coordinator.errors import Refused
+from coordinator.letting_go import SWEEP_WANTED, want
 from coordinator.members import INCARNATION, must_be_current
 from coordinator.tables import commands, gone, journal, restated, verdicts, writer
 from coordinator.together import Together
@@ -119,6 +120,11 @@ class Journal:
             said = json_format.MessageToJson(request)
             connection.execute(insert(commands).values(position=added.position, request=said))
         return added, False
+
+    def want_sweep(self) -> None:
+        """Of a blob that was put and is named by no entry. Durable when it returns."""
+        with self._writer.begin() as connection:
+            want(connection, SWEEP_WANTED)
 
     def _append(self, arrivals: Sequence[tuple[Submission, float]]) -> list[tuple[Decision, bool] | Refused]:
         results: list[tuple[Decision, bool] | Refused] = []

@@ -9,12 +9,13 @@ from __future__ import annotations
 from bisect import bisect_left
 from dataclasses import asdict
 
-from sqlalchemy import Connection, bindparam, delete, func, insert, select
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 
 from coordinator.draft import LettingGo
 from coordinator.tables import blocks, cursors, entries, gone, journal, restated, versions
 
-SWEEP_WANTED = "sweep"
+SWEEP_WANTED, WIPE_WANTED = "sweep", "wipe"
+"""Cursors that are there until it is done (sweep.py), of blobs and of the database. One asked for again has grown."""
 ERASED, COLLECTED = "erased", "collected"
 
 
@@ -26,8 +27,8 @@ def let_go(connection: Connection, letting_go: LettingGo) -> None:
     """Raises Overtaken when there is an entry after `letting_go.consumed`; nothing is changed then."""
     if connection.execute(select(func.max(journal.c.position))).scalar() != letting_go.consumed:
         raise Overtaken
-    connection.execute(delete(cursors).where(cursors.c.name == SWEEP_WANTED))
-    connection.execute(insert(cursors).values(name=SWEEP_WANTED, position=1))
+    for wanted in (SWEEP_WANTED, WIPE_WANTED):
+        want(connection, wanted)
     for position, stand_in in letting_go.stand_ins.items():
         named = {**asdict(stand_in.blob), "norm": stand_in.norm}
         connection.execute(insert(restated).values(position=position, **named))
@@ -36,6 +37,12 @@ def let_go(connection: Connection, letting_go: LettingGo) -> None:
         connection.execute(insert(gone), rows)
     _unname_blocks(connection)
     _unname_entries(connection)
+
+
+def want(connection: Connection, name: str) -> None:
+    again = update(cursors).where(cursors.c.name == name).values(position=cursors.c.position + 1)
+    if not connection.execute(again).rowcount:
+        connection.execute(insert(cursors).values(name=name, position=1))
 
 
 def _unname_blocks(connection: Connection) -> None:

@@ -70,6 +70,9 @@ def serve(
             asyncio.run(_serve_until_signal(home, host, port, lineage, tracking_uri, find_weights))
         except OperationalError as error:  # a full disk, while it starts
             raise CoordinatorError(f"cannot write {home.place.database}: {error.orig}") from None
+        except OSError as error:  # a bucket that is away, while it starts
+            said = str(error).partition("\n")[0]
+            raise CoordinatorError(f"cannot use the blobs of {home.place.name} ({said}): start again later") from None
 
 
 async def _serve_until_signal(

@@ -55,14 +55,25 @@ class Receiver:
         admit.update(self.spec, header.task, _decoded(blob), base)
         self._must_add_up(header)
         try:
-            with self._blobs.holding(header.digest):
-                self._blobs.put(blob)
-                decision, repeated = self._journal.append(submission(header), time())
+            decision, repeated = self._keep(header, blob)
         except TROUBLES as error:
             raise come_again(error) from None
         log.info("received update=%s position=%d task=%s worker=%s base=%d bytes=%d", header.update_id,
                  decision.position, header.task, header.worker, header.base_version, header.nbytes)  # fmt: skip
         self._arrived(decision.position)
+        return decision, repeated
+
+    def _keep(self, header: pb.UpdateHeader, blob: bytes) -> tuple[Decision, bool]:
+        """An erasure may have come since it was expected: then no row names the blob, and another sweep deletes it."""
+        try:
+            with self._blobs.holding(header.digest):
+                self._blobs.put(blob)
+                decision, repeated = self._journal.append(submission(header), time())
+        except Refused:
+            self._journal.want_sweep()
+            raise
+        if decision.outcome == pb.OUTCOME_ERASED:
+            self._journal.want_sweep()
         return decision, repeated
 
     def _must_add_up(self, header: pb.UpdateHeader) -> None:

@@ -6,6 +6,7 @@ A shelf neither knows what a blob holds nor whether it is damaged: blobs.py does
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
@@ -49,13 +50,30 @@ class Shelf(Protocol):
 
 def shelf_at(place: Path | str) -> Shelf:
     """A folder, or a URL. Raises CoordinatorError where a URL cannot be used."""
-    scheme, _, path = str(place).partition("://")
-    if not path or scheme in ("file", "local"):
-        return Folder(Path(path or place))
-    if scheme not in ATOMIC:
+    if folder := folder_at(place):
+        return Folder(folder)
+    if str(place).partition("://")[0] not in ATOMIC:
         known = ", ".join(f"{name}://" for name in ("file", *ATOMIC))
-        raise CoordinatorError(f"blobs cannot be kept at {place}: use one of {known}")
+        raise CoordinatorError(f"blobs cannot be kept at {without_password(str(place))}: use one of {known}")
     return Bucket(str(place))
+
+
+def folder_at(place: Path | str) -> Path | None:
+    """None: it is no local folder."""
+    scheme, _, path = str(place).partition("://")
+    return Path(path or place) if not path or scheme in ("file", "local") else None
+
+
+def names_at(place: Path | str) -> set[str]:
+    """What lies there, which need be no place for blobs yet and does not become one. Raises as shelf_at does."""
+    if folder := folder_at(place):
+        return {path.name for path in folder.glob("*.safetensors")}
+    return set(shelf_at(place).names(""))
+
+
+def without_password(url: str) -> str:
+    """As it is shown, and kept."""
+    return re.sub(r"^(\w+://[^:/@]*):[^@]*@", r"\1@", url)
 
 
 class Folder:
@@ -136,13 +154,13 @@ class Bucket:
     def __init__(self, url: str):
         import fsspec
 
-        self.url = url.rstrip("/")
+        self.url = without_password(url).rstrip("/")
         scheme = url.partition("://")[0]
         options = {"config_kwargs": S3_SECONDS_MAX} if scheme.startswith("s3") else {}
         try:
-            self._files, self._root = fsspec.core.url_to_fs(self.url, use_listings_cache=False, **options)
+            self._files, self._root = fsspec.core.url_to_fs(url.rstrip("/"), use_listings_cache=False, **options)
         except ImportError as error:
-            raise CoordinatorError(f"blobs at {url} need one more package: {error}") from None
+            raise CoordinatorError(f"blobs at {self.url} need one more package: {error}") from None
 
     def put(self, name: str, blob: bytes) -> None:
         with _Away(self.url):

@@ -1,17 +1,18 @@
 """Delete the blobs that no row names: after an erasure, and what crashes left behind.
 
-A sweep that was cut off is taken up at the next start: it is wanted until it has gone through.
+A sweep that was cut off is taken up at the next start: it is wanted until it has gone through. So is wiping the
+database's own files, which others who read it may hold up.
 """
 
 from __future__ import annotations
 
 import logging
 
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, delete, select
 
 from coordinator.blobs import Blobs
 from coordinator.database import wipe_deleted
-from coordinator.letting_go import SWEEP_WANTED
+from coordinator.letting_go import SWEEP_WANTED, WIPE_WANTED
 from coordinator.tables import blocks, commands, cursors, entries, journal, restated, verdicts, writer
 from protos.fedshare.v1.federation_pb2 import OUTCOME_ERASED
 
@@ -29,17 +30,29 @@ def named(engine: Engine) -> set[str]:
 
 
 def sweep_if_wanted(engine: Engine, blobs: Blobs) -> int:
-    """How many blobs were deleted. Afterwards the database's own files hold nothing deleted either."""
-    of = cursors.c.name == SWEEP_WANTED
-    with engine.connect() as connection:
-        if not connection.execute(select(cursors.c.position).where(of)).scalar():
-            return 0
-    deleted = blobs.sweep(lambda: named(engine), lambda: _must_be_ours(engine))
-    wipe_deleted(engine)
-    with writer(engine).begin() as connection:
-        connection.execute(cursors.delete().where(of))
-    log.info("swept: %d blobs deleted", deleted)
+    """How many blobs were deleted. Afterwards the database's own files hold nothing deleted either.
+
+    Where another session still reads that, it stays wanted: neither is anybody kept waiting nor is it forgotten.
+    """
+    wanted = _wanted(engine)
+    deleted = 0
+    if SWEEP_WANTED in wanted:
+        deleted = blobs.sweep(lambda: named(engine), lambda: _must_be_ours(engine))
+        log.info("swept: %d blobs deleted", deleted)
+    if WIPE_WANTED in wanted and not wipe_deleted(engine):
+        del wanted[WIPE_WANTED]
+        log.warning("what was erased is still in the database's files: a session with it reads that, end it")
+    if wanted:
+        with writer(engine).begin() as connection:
+            for name, position in wanted.items():
+                connection.execute(delete(cursors).where(cursors.c.name == name, cursors.c.position == position))
     return deleted
+
+
+def _wanted(engine: Engine) -> dict[str, int]:
+    query = select(cursors).where(cursors.c.name.in_((SWEEP_WANTED, WIPE_WANTED)))
+    with engine.connect() as connection:
+        return {row.name: row.position for row in connection.execute(query)}
 
 
 def _must_be_ours(engine: Engine) -> None:

@@ -45,6 +45,7 @@ federation = Table(
     metadata,
     Column("id", Text, primary_key=True),
     Column("spec", Text, nullable=False),  # FederationSpec as protobuf JSON
+    Column("blobs", Text),  # where they lie (blob_place.py); NULL: an older release made it, and did not say
 )
 members = Table(
     "members",

@@ -26,3 +26,13 @@ CommandId = Annotated[
 ]
 Home = Annotated[Path | None, typer.Option(help="Folder that is kept between starts.")]
 File = Annotated[Path, typer.Argument(help="A federation file (TOML).", metavar="FILE")]
+Store = Annotated[
+    str, typer.Option(envvar="FEDSHARE_STORE", help="postgresql://user@host/database; else a file in HOME.")
+]
+Blobs = Annotated[
+    str,
+    typer.Option(
+        envvar="FEDSHARE_BLOBS",
+        help="Folder or URL (s3://bucket/path, gs://...); else where they were kept before; new: HOME/blobs.",
+    ),
+]

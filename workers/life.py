@@ -237,7 +237,7 @@ class Life:
         verdict = self._verdict(receipt)
         if verdict.outcome == pb.OUTCOME_MERGED:
             is_kept = replaces(policy_of(self.spec.policies, self.plan.task))  # and not added to what there was
-            trained = parcel.trained_logits() if is_kept else None
+            trained = self._trained(parcel) if is_kept else None
             self._evaluate_if_there(verdict.version, parcel.header.metrics, trained)
         elif verdict.outcome in SAFE:
             self._now("kept by the coordinator", detail=verdict.reason)
@@ -245,6 +245,14 @@ class Life:
             self.home.set_aside(parcel)
             raise Refusal(f"update {parcel.header.update_id} was received but is not in a version: {verdict.reason}")
         self.home.outbox.done(parcel)
+
+    def _trained(self, parcel: Parcel) -> Tensor | None:
+        """None where it cannot be read: what was sent has a digest of its own, and its story ends well without this."""
+        try:
+            return parcel.trained_logits()
+        except WorkerError as error:
+            self._now("not compared", detail=str(error))
+            return None
 
     def _verdict(self, receipt: pb.Receipt | pb.Verdict) -> pb.Verdict:
         """What became of it: final, or in the hands of the coordinator (SAFE)."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -52,7 +53,14 @@ class Parcel:
         return blob
 
     def trained_logits(self) -> Tensor:
-        return load_file(self.folder / "trained.safetensors")["logits"]
+        """Raises WorkerError when they cannot be read: a comparison is lost with them, and nothing that is sent."""
+        file = self.folder / "trained.safetensors"
+        try:
+            return load_file(file)["logits"]
+        except (OSError, SafetensorError, KeyError):
+            raise WorkerError(
+                f"{file} is damaged: the function kept is not compared with the function trained"
+            ) from None
 
 
 class Outbox:

@@ -43,6 +43,8 @@ def _milestone(p: Progress) -> str:
         return f"receipt for update {p.update_id}: it is on the coordinator's disk"
     if p.stage == "kept by the coordinator":
         return f"update {p.update_id} is in no version yet: {p.detail}"
+    if p.stage == "not compared":
+        return p.detail
     if p.accuracy is not None and p.stage == "evaluating" and p.version:
         return f"version {p.version}: accuracy {p.accuracy:.3f}"
     return ""

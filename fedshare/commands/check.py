@@ -21,6 +21,8 @@ def add_to(app: typer.Typer) -> None:
 
 def check(
     home: Annotated[Path, typer.Option(help="A coordinator's home, while no coordinator runs on it.")],
+    store: options.Store = "",
+    blobs: options.Blobs = "",
     as_json: options.Json = False,
 ) -> None:
     """Read every blob of a home and compare it with its digest. Exit code 1: what is bad is named."""
@@ -28,7 +30,7 @@ def check(
     from coordinator.home import open_home
     from coordinator.soundness import check as look
 
-    with open_home(home) as opened:
+    with open_home(home, store=store, blobs=blobs) as opened:
         found = look(History.of(opened.spec, opened.engine, opened.blobs), opened.engine)
     if as_json:
         print(json.dumps(asdict(found)))

@@ -41,12 +41,8 @@ def coordinator(
     ] = options.DEFAULT_PORT,
     tracking_uri: Annotated[str, typer.Option(help="MLflow tracking server; else a store in HOME/lineage.")] = "",
     lineage: Annotated[bool, typer.Option(help="Show versions in MLflow.")] = True,
-    store: Annotated[
-        str, typer.Option(envvar="FEDSHARE_STORE", help="postgresql://user@host/database; else a file in HOME.")
-    ] = "",
-    blobs: Annotated[
-        str, typer.Option(envvar="FEDSHARE_BLOBS", help="Folder or URL (s3://bucket/path, gs://...); else HOME/blobs.")
-    ] = "",
+    store: options.Store = "",
+    blobs: options.Blobs = "",
     standby: Annotated[
         bool, typer.Option("--standby", help="Wait until no other coordinator leads this federation, then do.")
     ] = False,
@@ -57,7 +53,7 @@ def coordinator(
     from workers.weights import weights_for
 
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    for noisy in ("alembic", "mlflow", "httpx"):
+    for noisy in ("alembic", "mlflow", "httpx", "botocore", "aiobotocore"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     parsed = read_federation_file(file) if file else None
     folder = home or Path("fedshare-home") / (parsed.name if parsed else "")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
@@ -14,7 +16,11 @@ import pytest
 from forks import fedshare, fedshare_anew
 from parts import (
     Coordinator,
+    CoordinatorHere,
+    RawWorker,
+    journal_one,
     one_sentence,
+    random_adapter,
     small_home,
     small_spec,
 )
@@ -161,6 +167,84 @@ def test_home_keeps_its_federation_id_from_start_to_start(tmp_path: Path):
         with open_home(home, small_spec()) as opened:
             ids.add(opened.spec.federation_id)
     assert len(ids) == 1 and all(len(found) == 32 for found in ids)
+
+
+# ---- where its blobs are ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> tuple[Path, Path]:
+    """(home, its blobs): one version is merged, one update waits, and the coordinator was stopped."""
+    home, blobs = tmp_path / "home", tmp_path / "elsewhere"
+    with open_home(home, small_spec(), blobs=str(blobs)):
+        pass
+    with CoordinatorHere(home) as coordinator:
+        with RawWorker(coordinator.address) as raw:
+            raw.teach(random_adapter(raw.spec, 1))
+        coordinator.drained()
+    journal_one(home, 2)
+    return home, blobs
+
+
+def test_blobs_are_found_where_they_were_kept_before(elsewhere: tuple[Path, Path]):
+    home, blobs = elsewhere
+    assert fedshare("check", "--home", home).stdout == "4 blobs read, 0 bad; head 1, newest whole version 1\n"
+    with CoordinatorHere(home) as coordinator:
+        assert coordinator.drained().merged == 2
+    assert not (home / "blobs").exists() and len(list(blobs.iterdir())) == 6
+
+
+def test_another_place_for_blobs_is_refused_and_nothing_is_changed(elsewhere: tuple[Path, Path], tmp_path: Path):
+    home, blobs = elsewhere
+    before = dump(home)
+    for other in (tmp_path / "other", home / "blobs"):
+        said = refuses_to_start(home, "--blobs", other)
+        assert said == (
+            f"the blobs of {home} are at {blobs}, and 4 of them are not at {other}:"
+            " leave --blobs out, or copy all of them there first"
+        )
+        assert one_sentence(fedshare("check", "--home", home, "--blobs", other)) == said
+        assert not other.exists() and dump(home) == before
+    blobs.rename(tmp_path / "away")
+    assert refuses_to_start(home) == (
+        f"the blobs of {home} are in {blobs}, which is not there: bring it back, or say with --blobs where they are now"
+    )
+    assert not blobs.exists() and dump(home) == before
+
+
+def dump(home: Path) -> list[str]:
+    """All that its database says, but of who holds it."""
+    with sqlite3.connect(home / "journal.sqlite") as database:
+        return [line for line in database.iterdump() if '"lease"' not in line]
+
+
+def test_place_to_which_all_blobs_were_copied_is_taken_and_kept_in_mind(elsewhere: tuple[Path, Path], tmp_path: Path):
+    home, blobs = elsewhere
+    shutil.copytree(blobs, tmp_path / "moved")
+    with open_home(home, blobs=str(tmp_path / "moved")):
+        pass
+    shutil.rmtree(blobs)
+    with CoordinatorHere(home) as coordinator:
+        assert coordinator.drained().merged == 2
+
+
+def test_home_that_is_copied_with_its_blobs_uses_its_own(tmp_path: Path):
+    home = small_home(tmp_path / "home")
+    header = journal_one(home, 1)
+    shutil.copytree(home, tmp_path / "copy")
+    shutil.rmtree(home)
+    for options in ({}, {"blobs": str(tmp_path / "copy" / "blobs")}):
+        with open_home(tmp_path / "copy", **options) as opened:
+            assert opened.blobs.path(header.digest) == tmp_path / "copy" / "blobs" / f"{header.digest}.safetensors"
+            assert opened.blobs.get(header.digest)
+
+
+def test_password_in_the_url_of_blobs_is_not_kept_and_not_shown(tmp_path: Path):
+    url = "s3://me:hush@bucket/of/mine/"
+    for _ in range(2):
+        with open_home(tmp_path / "home", small_spec(), blobs=url) as home:
+            assert home.blobs.where("f" * 64) == f"s3://me@bucket/of/mine/{'f' * 64}.safetensors"
+    assert "s3://me@bucket/of/mine" in str(dump(tmp_path / "home")) and "hush" not in str(dump(tmp_path / "home"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

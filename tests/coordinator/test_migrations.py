@@ -23,6 +23,7 @@ from sqlalchemy import Engine, create_engine, inspect, text
 
 from coordinator import lease, tables
 from coordinator.database import open_sqlite
+from coordinator.errors import CoordinatorError
 from coordinator.home import open_home
 from coordinator.tables import writer
 from protos.fedshare.v1 import federation_pb2 as pb
@@ -73,6 +74,15 @@ def test_contribution_that_an_older_release_stated_anew_is_merged_with_the_norm_
         merged = [r for r in coordinator.versions() if r.version == 3]
         assert [r.worker for r in merged] == ["cid", "dan"]
         assert merged[0].norm == pytest.approx(difference, rel=1e-6)
+
+
+def test_home_of_an_older_release_whose_blobs_are_elsewhere_asks_for_them_once(old_home: Path, tmp_path: Path):
+    (old_home / "blobs").rename(tmp_path / "elsewhere")
+    with pytest.raises(CoordinatorError, match=f"^none of the blobs of {old_home} is at {old_home}/blobs: say with"):
+        open_home(old_home)
+    for options in ({"blobs": str(tmp_path / "elsewhere")}, {}):
+        with open_home(old_home, **options) as opened:
+            assert opened.blobs.path("x").parent == tmp_path / "elsewhere"
 
 
 def test_home_of_a_newer_release_is_refused_and_left_as_it_was(tmp_path: Path):

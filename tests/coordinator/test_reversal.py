@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 import uuid
 from collections.abc import Iterator
@@ -30,14 +31,14 @@ from parts import (
 )
 from sqlalchemy import select, update
 
-from coordinator import replay
+from coordinator import receive, replay
 from coordinator.catalog import Version
 from coordinator.home import open_home
 from coordinator.process import THREADS
 from coordinator.tables import entries, writer
 from protos.fedshare.v1 import federation_pb2 as pb
 from protos.fedshare.v1.federation_pb2_grpc import FederationStub
-from share_algo import Basis
+from share_algo import Basis, Update
 from workers.errors import CoordinatorAway, Refusal, WorkerError
 
 
@@ -401,3 +402,62 @@ def test_watcher_is_told_of_a_rollback_and_fetches_only_what_it_lacks(learning: 
         assert (notice.version, notice.parent, notice.task) == (5, 4, "")
         manifest, blobs = client.fetch(5, every_task=True, have=have)
     assert len(blobs) == 1 and len(manifest.blocks) == 3  # only b, as it was
+
+
+def test_erasure_is_finished_when_who_reads_the_database_has_ended_and_merging_goes_on_meanwhile(
+    learning: Learning, monkeypatch: pytest.MonkeyPatch
+):
+    for module, name in (
+        ("integrate", "SWEEP_SECONDS"),
+        ("integrate", "IDLE_SECONDS_MAX"),
+        ("database", "WIPE_SECONDS_MAX"),
+    ):
+        monkeypatch.setattr(f"coordinator.{module}.{name}", 0.1)
+    home = learning.coordinator.home
+    learning.learn("secret@mallory")
+    reader = sqlite3.connect(home / "journal.sqlite")
+    reader.execute("BEGIN")
+    reader.execute("SELECT * FROM journal").fetchone()
+    assert order(learning.coordinator, forget=pb.Forget(worker="mallory", erase=True)).outcome == pb.OUTCOME_DONE
+    learning.learn("d")
+    assert learning.outcome("d") == pb.OUTCOME_MERGED and learning.coordinator.status().waiting == ""
+    assert files_with(home, b"mallory")
+    reader.close()
+    until(lambda: not files_with(home, b"mallory"), "its name is gone")
+
+
+@pytest.mark.parametrize("is_started_again", [False, True])
+@pytest.mark.parametrize("is_sent_twice", [False, True])
+def test_bytes_that_arrive_while_they_are_erased_are_swept(
+    learning: Learning, monkeypatch: pytest.MonkeyPatch, is_sent_twice: bool, is_started_again: bool
+):
+    """Looked at before the erasure and put after its sweep: the journal refuses them, or knows them as erased."""
+    decoded, coordinator = receive._decoded, learning.coordinator
+    monkeypatch.setattr("coordinator.integrate.IDLE_SECONDS_MAX", 0.5)
+    monkeypatch.setattr("coordinator.integrate.SWEEP_SECONDS", 60.0 if is_started_again else 0.5)
+
+    def erased_meanwhile(blob: bytes) -> Update:
+        monkeypatch.setattr(receive, "_decoded", decoded)
+        if is_sent_twice:
+            assert raw.submit(header, blob).outcome == pb.OUTCOME_QUEUED
+        order(coordinator, forget=pb.Forget(worker="mallory", erase=True))
+        if is_sent_twice:
+            raw.join()
+        return decoded(blob)
+
+    learning.learn("secret@mallory")
+    with RawWorker(coordinator.address, "mallory", "secret") as raw:
+        base, blob = raw.blob(random_adapter(raw.spec, 9), 0)
+        header = raw.header(blob, base)
+        monkeypatch.setattr(receive, "_decoded", erased_meanwhile)
+        outcome = raw.submit(header, blob).outcome
+    assert outcome == (pb.OUTCOME_ERASED if is_sent_twice else pb.OUTCOME_REFUSED_INCARNATION)
+    if is_started_again:
+        assert files_named(coordinator.home, header.digest)
+        coordinator.stop()
+        coordinator.start()
+    until(lambda: not files_named(coordinator.home, header.digest), "they are gone")
+
+
+def files_named(home: Path, digest: str) -> list[Path]:
+    return list(home.rglob(f"{digest}*"))

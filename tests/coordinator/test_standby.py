@@ -13,8 +13,8 @@ from pathlib import Path
 
 import grpc
 import pytest
-from forks import fedshare_process
-from parts import Coordinator, RawWorker, honest_blob, random_adapter, small_home, small_spec, until
+from forks import fedshare, fedshare_process
+from parts import Coordinator, RawWorker, honest_blob, one_sentence, random_adapter, small_home, small_spec, until
 from servers import Postgres, free_port
 
 from coordinator.errors import CoordinatorError
@@ -271,6 +271,19 @@ def test_store_that_cannot_be_used_is_one_sentence_without_its_password(tmp_path
             open_home(tmp_path, small_spec(), store=store)
         assert str(raised.value).startswith(said) and "hush" not in str(raised.value)
         assert "\n" not in str(raised.value)
+
+
+def test_bucket_that_is_away_at_the_start_is_one_sentence(tmp_path: Path):
+    url, endpoint = "s3://fedshare/away", f"http://127.0.0.1:{free_port()}"
+    away = {"AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
+    spec = small_spec()
+    spec.start.kind, spec.start.columns = pb.START_KIND_SEED, 6  # which version 0 holds
+    with open_home(tmp_path / "home", spec, blobs=url):
+        pass
+    started = ("coordinator", "--home", tmp_path / "home", "--blobs", url, "--port", 0, "--no-lineage")
+    said = one_sentence(fedshare(*started, **away))
+    assert said.startswith(f"cannot use the blobs of {tmp_path}/home ({url}: EndpointConnectionError: ")
+    assert endpoint in said and said.endswith("): start again later")
 
 
 def test_blobs_at_a_url_that_promises_too_little_are_refused(tmp_path: Path):

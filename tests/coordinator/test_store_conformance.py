@@ -19,13 +19,13 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 
 from coordinator import tables
 from coordinator.catalog import VERSION_MAX, Catalog
-from coordinator.database import unfenced
+from coordinator.database import BUSY_SECONDS_MAX, WIPE_SECONDS_MAX, unfenced, wipe_deleted
 from coordinator.draft import BlobName, Draft, Erasure, Kept, LettingGo
 from coordinator.errors import CoordinatorError, Fenced, Refused
 from coordinator.home import Home, Place, open_home
 from coordinator.journal import Journal, Submission
 from coordinator.lease import _Beaten, _read, _swap
-from coordinator.letting_go import Overtaken
+from coordinator.letting_go import Overtaken, want
 from coordinator.measured import Measured
 from coordinator.members import Members
 from coordinator.story import tell
@@ -443,6 +443,53 @@ def test_erasure_blanks_every_row_and_keeps_the_id(home: Home):
     assert sweep_if_wanted(home.engine, home.blobs) == 5  # two blocks, two entries, one that no row ever named
     assert sweep_if_wanted(home.engine, home.blobs) == 0
     assert {name.partition(".")[0] for name in home.blobs._shelf.names("")} <= named(home.engine)
+
+
+def test_wipe_that_a_reader_holds_up_keeps_nobody_waiting_and_stays_wanted(home: Home, opened: Open):
+    other = open_another(opened, home)
+    try:
+        with other.connect() as reader:
+            reader.execute(select(tables.versions)).all()
+            erased(home)
+            began = time.monotonic()
+            assert sweep_if_wanted(home.engine, home.blobs) == 5
+            assert sweep_if_wanted(home.engine, home.blobs) == 0
+            assert time.monotonic() - began < 2 * WIPE_SECONDS_MAX + 2
+            assert [row[0] for row in rows(home)["cursors"]] == ["wipe"]
+            Members(home.engine).join("cid", "kept", 1.0)
+    finally:
+        other.dispose()
+    sweep_if_wanted(home.engine, home.blobs)
+    assert rows(home)["cursors"] == []
+    files = [file for file in home.folder.iterdir() if file.is_file()]
+    assert not [file.name for file in files if b"spam" in file.read_bytes()]
+
+
+def test_wipe_of_postgresql_waits_no_longer_for_a_table_that_is_in_use(tmp_path: Path, postgres: Postgres):
+    with open_home(tmp_path / "home", small_spec(), store=postgres.database()) as home:
+        other = home.engine.execution_options(isolation_level="READ COMMITTED")
+        with other.connect() as user:
+            user.exec_driver_sql("LOCK TABLE journal IN ACCESS SHARE MODE")  # reads nothing old
+            began = time.monotonic()
+            assert not wipe_deleted(home.engine)
+            assert time.monotonic() - began < WIPE_SECONDS_MAX + 2
+        assert wipe_deleted(home.engine)
+        with home.engine.connect() as connection:
+            assert connection.exec_driver_sql("SHOW lock_timeout").scalar() == f"{BUSY_SECONDS_MAX:.0f}s"
+
+
+def test_sweep_that_is_wanted_again_while_it_happens_stays_wanted(home: Home):
+    erased(home)
+    real = home.blobs.sweep
+
+    def swept(*given: object) -> int:
+        with writer(home.engine).begin() as connection:
+            want(connection, "sweep")
+        return real(*given)
+
+    home.blobs.sweep = swept
+    sweep_if_wanted(home.engine, home.blobs)
+    assert [row[0] for row in rows(home)["cursors"]] == ["sweep"]
 
 
 def test_erasure_that_was_overtaken_changes_nothing(home: Home):

@@ -283,6 +283,28 @@ def test_damaged_parcel_is_named_and_never_sent(own: Own):
     assert own.outbox() == [parcel] and own.versions() == []
 
 
+def cut_short(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:30])
+
+
+@pytest.mark.parametrize("damage", [cut_short, Path.unlink])
+def test_comparison_that_cannot_be_read_is_passed_over_and_the_update_is_delivered(
+    own: Own, damage: Callable[[Path], object]
+):
+    with pytest.raises(Cut):
+        own.lead({"waiting for the merge": cut})
+    [parcel] = own.outbox()
+    damage(parcel / "trained.safetensors")
+    back = own.lead()
+    assert back.stages[-4:] == ["waiting for the merge", "not compared", "evaluating", "left"] and own.outbox() == []
+    assert back.end.detail == (
+        f"{parcel}/trained.safetensors is damaged: the function kept is not compared with the function trained"
+    )
+    [version] = own.versions()
+    assert own.lives.measured(own.name, "accuracy")[version.version] == back.end.accuracy
+    assert own.lives.measured(own.name, "logits_difference") == {}
+
+
 def test_damaged_and_torn_blobs_in_the_cache_are_fetched_again(own: Own):
     first = own.lead()
     cached = sorted((own.home / "blobs").iterdir())

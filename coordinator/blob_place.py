@@ -1,0 +1,100 @@
+"""Where a store's blobs lie is written in its database: who starts a coordinator without saying it finds them there.
+
+What lies inside the folder of a home whose database is a file of that folder is named from there: such a home may be
+moved, or copied. Whatever else is local has its whole path; a URL is kept without a password.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import Engine, select, update
+
+from coordinator import tables
+from coordinator.errors import CoordinatorError
+from coordinator.shelves import folder_at, names_at, without_password
+from coordinator.sweep import named
+
+log = logging.getLogger(__name__)
+
+OWN = "blobs"
+"""The folder in a home, where nobody says otherwise."""
+
+
+@dataclass(frozen=True)
+class BlobPlace:
+    """name: what the store is called in a sentence. said: --blobs. is_shared: the database is no file of this home."""
+
+    name: str
+    home: Path
+    said: str
+    is_shared: bool
+
+    @property
+    def wanted(self) -> str:
+        return self.said or str(self.home / OWN)
+
+    @property
+    def to_record(self) -> str:
+        folder = folder_at(self.wanted)
+        if folder is None:
+            return without_password(self.wanted).rstrip("/")
+        real, home = Path(os.path.realpath(folder)), os.path.realpath(self.home)
+        if not self.is_shared and real.is_relative_to(home):
+            return str(real.relative_to(home))
+        return os.path.abspath(folder)
+
+    def find(self, engine: Engine) -> str:
+        """Where the blobs of a store are that is there already. Raises CoordinatorError, with nothing changed.
+
+        Another place than it says is taken where all of them have been copied to. A store of an older release says
+        none: it takes the first that is not without them all.
+        """
+        with engine.connect() as connection:
+            recorded = connection.execute(select(tables.federation.c.blobs)).scalar_one()
+        if recorded is None:
+            self._must_not_lack_all(engine)
+        elif self.said and self.to_record != recorded:
+            self._must_lack_none(engine, recorded)
+        else:
+            return self._known(recorded)
+        with tables.writer(engine).begin() as connection:
+            connection.execute(update(tables.federation).values(blobs=self.to_record))
+        return self.wanted
+
+    def _known(self, recorded: str) -> str:
+        if os.path.isabs(recorded) and not os.path.isdir(recorded):
+            raise CoordinatorError(
+                f"the blobs of {self.name} are in {recorded}, which is not there:"
+                " bring it back, or say with --blobs where they are now"
+            )
+        return self.said or self._at(recorded)
+
+    def _at(self, recorded: str) -> str:
+        return recorded if folder_at(recorded) is None else str(self.home / recorded)
+
+    def _must_not_lack_all(self, engine: Engine) -> None:
+        all_of_them = _files(engine)
+        if all_of_them and not all_of_them & names_at(self.wanted):
+            raise CoordinatorError(
+                f"none of the blobs of {self.name} is at {without_password(self.wanted)}:"
+                " say with --blobs where they are"
+            )
+
+    def _must_lack_none(self, engine: Engine, recorded: str) -> None:
+        all_of_them, place = _files(engine), without_password(self.wanted)
+        if lacking := all_of_them - names_at(self.wanted):
+            raise CoordinatorError(
+                f"the blobs of {self.name} are at {self._at(recorded)}, and {len(lacking):,} of them are not at"
+                f" {place}: leave --blobs out, or copy all of them there first"
+            )
+        log.warning("blobs are kept at %s from now on, and no longer at %s: nobody deletes there what is erased", place,
+                    self._at(recorded))  # fmt: skip
+
+
+def _files(engine: Engine) -> set[str]:
+    """Of all that is part of anything."""
+    return {f"{digest}.safetensors" for digest in named(engine)}
