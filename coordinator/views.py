@@ -115,6 +115,10 @@ def status(
         buffered=counts[pb.OUTCOME_BUFFERED],
         quarantined=counts[pb.OUTCOME_QUARANTINED],
         generation=head.generation,
+        rejected=counts[pb.OUTCOME_REJECTED],
+        superseded=counts[pb.OUTCOME_SUPERSEDED],
+        too_stale=counts[pb.OUTCOME_TOO_STALE],
+        commands_queued=journal.commands_queued(),
     )
 
 

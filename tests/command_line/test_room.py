@@ -79,6 +79,8 @@ def test_quarantine_lists_what_waits_and_accept_and_reject_judge_it(give: Give, 
     assert said(give("accept", first[:8])) == f"version 5: update {first[:12]} for task odd was accepted\n"
     assert json.loads(said(give("reject", second, "--json")))["outcome"] == "OUTCOME_DONE"
     assert said(give("story", second)).splitlines()[-1].split()[2] == "rejected"
+    assert "5 merged, 0 queued, 0 skipped, 1 rejected\n" in said(give("status"))
+    assert json.loads(said(give("status", "--json")))["rejected"] == 1
     assert one_sentence(give("accept", second)) == f"not done: update {second} is not in quarantine: it is rejected"
 
 
