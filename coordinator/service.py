@@ -89,10 +89,10 @@ class Service(FederationServicer):
             )
 
     async def Fetch(self, request: pb.FetchRequest, context: Any) -> AsyncIterator[pb.FetchReply]:
-        newest = self._broadcast.newest
+        newest, why = self._broadcast.newest, ""
         if newest.waiting and not request.HasField("version"):
-            request.version = newest.head.version  # what came after it may not be whole
-        manifest = await _answer(context, views.manifest, self._catalog, request)
+            request.version, why = newest.head.version, newest.waiting  # what came after it may not be whole
+        manifest = await _answer(context, views.manifest, self._catalog, request, why)
         yield pb.FetchReply(manifest=manifest)
         for name in () if request.manifest_only else _wanted(manifest, set(request.have)):
             blob = await _answer(context, views.part, self._catalog, self._blobs, manifest.version, name.digest)

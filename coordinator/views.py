@@ -44,8 +44,8 @@ def measurable(catalog: Catalog, number: int) -> None:
         existing(catalog, number)
 
 
-def manifest(catalog: Catalog, request: pb.FetchRequest) -> pb.Manifest:
-    """Raises Refused when the version or a task asked for does not exist."""
+def manifest(catalog: Catalog, request: pb.FetchRequest, why: str = "") -> pb.Manifest:
+    """Raises Refused when the version or a task asked for does not exist. why: the head cannot be had instead."""
     version = existing(catalog, request.version) if request.HasField("version") else catalog.head()
     tasks = {t.task: t for t in catalog.tasks_of(version)}
     for name in request.tasks:
@@ -53,7 +53,7 @@ def manifest(catalog: Catalog, request: pb.FetchRequest) -> pb.Manifest:
             known = ", ".join(tasks) or "none yet"
             raise Refused(
                 pb.OUTCOME_REFUSED_BASE_VERSION,
-                f"version {version.version} has no task {name!r}; it has: {known}",
+                f"{_instead_of(catalog.head(), version, why)} has no task {name!r}; it has: {known}",
             )
     wanted = tasks.values() if request.every_task else [tasks[name] for name in request.tasks]
     return pb.Manifest(
@@ -64,6 +64,12 @@ def manifest(catalog: Catalog, request: pb.FetchRequest) -> pb.Manifest:
         blocks=[_ref(name) for name in catalog.blocks_of(version)],
         tasks=[_task(t) for t in wanted],
     )
+
+
+def _instead_of(head: Version, served: Version, why: str) -> str:
+    if not why or served.version == head.version:
+        return f"version {served.version}"
+    return f"version {head.version} cannot be read ({why}); version {served.version}, which is served meanwhile,"
 
 
 def part(catalog: Catalog, blobs: Blobs, version: int, digest: str) -> bytes:
