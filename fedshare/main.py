@@ -11,7 +11,7 @@ import sys
 import typer
 
 from fedshare.commands import ask, check, export, federate, judge, reverse, room
-from fedshare.errors import is_one_sentence
+from fedshare.errors import Stopped, is_one_sentence
 
 USER_MISTAKE = 2
 INTERRUPTED = 130
@@ -34,6 +34,9 @@ def main() -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what it has to say, we say in one sentence
     try:
         app(standalone_mode=True)
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(INTERRUPTED)
     except Exception as error:
         if not is_one_sentence(error):
             raise

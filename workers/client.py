@@ -33,6 +33,8 @@ WATCH_SECONDS_MAX = 60.0
 """A watch is opened anew after this long; nothing is missed, the newest version comes first."""
 COMMAND_SECONDS_MAX = 3600.0
 """A forget and a replay merge the whole journal once more."""
+SLOW_SECONDS = 2.0
+"""What is not decided after so long is spoken of."""
 PAUSE_SECONDS_MAX = 5.0
 """Longest pause between two tries."""
 OPTIONS = [
@@ -98,11 +100,13 @@ class Client:
             raise Refusal(receipt.reason)
         return receipt
 
-    def watch(self, worker: str = "", incarnation: int = 0) -> Iterator[pb.VersionNotice]:
-        """The newest version, now and at each change, for WATCH_SECONDS_MAX; then it ends."""
+    def watch(
+        self, worker: str = "", incarnation: int = 0, seconds: float = WATCH_SECONDS_MAX
+    ) -> Iterator[pb.VersionNotice]:
+        """The newest version, now and at each change, for so long; then it ends."""
         request, asked = pb.WatchRequest(worker=worker, incarnation=incarnation), self._at
         try:
-            yield from self._stub.Watch(request, timeout=WATCH_SECONDS_MAX)
+            yield from self._stub.Watch(request, timeout=seconds)
         except grpc.RpcError as error:
             if error.code() != grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise self._away(error, asked) from None
@@ -144,17 +148,25 @@ class Client:
         return found
 
     def command(self, request: pb.CommandRequest) -> pb.Verdict:
-        """Give the one writer a command, and wait for what becomes of it: at most COMMAND_SECONDS_MAX."""
-        position = self._unary("Command", request).position
-        deadline = time.monotonic() + COMMAND_SECONDS_MAX
+        """Give the one writer a command, and wait for what becomes of it."""
+        return self.carried_out(self.order(request))
+
+    def order(self, request: pb.CommandRequest) -> pb.Receipt:
+        """With it the command is journaled: it will be carried out, whoever waits."""
+        return self._unary("Command", request)
+
+    def carried_out(self, order: pb.Receipt, tell: Callable[[str], None] = lambda why: None) -> pb.Verdict:
+        """What becomes of a command: waits COMMAND_SECONDS_MAX at most. tell: called with why that takes long."""
+        deadline, seconds, consumed = time.monotonic() + COMMAND_SECONDS_MAX, SLOW_SECONDS, 0
         while time.monotonic() < deadline:
-            for notice in self.watch():
-                if notice.consumed_position >= position:
-                    return self.story(request.command_id).verdict
-        raise WorkerError(
-            f"command {request.command_id} is journaled, but not carried out within {COMMAND_SECONDS_MAX:.0f} s:"
-            f" ask with fedshare story {request.command_id[:12]}"
-        )
+            for notice in self.watch(seconds=seconds):
+                consumed = notice.consumed_position
+                if consumed >= order.position:
+                    return self.story(order.update_id).verdict
+            in_hand = "it is in hand" if consumed == order.position - 1 else "what was journaled before it comes first"
+            tell(self.status().waiting or in_hand)
+            seconds = WATCH_SECONDS_MAX
+        raise WorkerError(f"not carried out within {COMMAND_SECONDS_MAX:.0f} s")
 
     def quarantined(self) -> list[pb.Aside]:
         """Updates that wait for somebody's judgement, oldest first."""
