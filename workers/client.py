@@ -49,7 +49,8 @@ AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.Sta
 class Client:
     """Calls of fedshare.v1. With `patience_seconds` a call is tried again for that long while nobody answers.
 
-    address: host:port, or several separated by commas: whoever answers is the coordinator, the others stand by.
+    address: host:port, or several separated by commas: whoever answers is the coordinator, the others stand by. Raises
+    WorkerError for one that is none.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class Client:
         waiting: Callable[[float], None] = lambda seconds: None,
     ):
         self.address, self._patience, self._waiting = address, patience_seconds, waiting
-        self._channels = [grpc.insecure_channel(one.strip(), options=OPTIONS) for one in address.split(",")]
+        self._channels = [grpc.insecure_channel(one, options=OPTIONS) for one in _addresses(address)]
         self._stubs = [FederationStub(channel) for channel in self._channels]
         self._at = 0  # which of them answered last
 
@@ -214,6 +215,17 @@ class Client:
             reraise=True,
         )
         return retrying(at_each)
+
+
+def _addresses(said: str) -> list[str]:
+    found = [one for one in map(str.strip, said.split(",")) if one]
+    if not found:
+        raise WorkerError("no coordinator is named: say its HOST:PORT with --coordinator")
+    for one in found:
+        host, _, port = one.rpartition(":")
+        if not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+            raise WorkerError(f"the coordinator {one!r} is not HOST:PORT: name it like 127.0.0.1:50051")
+    return found
 
 
 def _translated(error: grpc.RpcError, address: str) -> WorkerError:
