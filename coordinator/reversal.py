@@ -20,6 +20,9 @@ from coordinator.verdicts import Ruling
 from coordinator.whole import changed, ordered, stored
 from protos.fedshare.v1 import federation_pb2 as pb
 
+NOTHING_TO_FORGET = "no update of it is journaled: `fedshare status` and `fedshare versions` list what there is"
+"""Stored as a verdict, it says no name: who asked has said it, and it may be erased later."""
+
 
 @dataclass(frozen=True)
 class Reversal:
@@ -53,7 +56,7 @@ class Reversal:
         journal = self.history.journal
         forgotten = journal.updates_of(command.task, command.worker, position.position)
         if not forgotten:
-            raise CoordinatorError("no such update is journaled")
+            raise CoordinatorError(NOTHING_TO_FORGET)
         alive = journal.alive_at(head.version)
         rebuilt = rebuild(self.history.events(head.version, forgotten), self.spec, self.history.root())
         taken = sorted(forgotten if command.erase else forgotten & (alive | journal.with_outcome(pb.OUTCOME_BUFFERED)))

@@ -47,7 +47,8 @@ def forget(
     from protos.fedshare.v1 import federation_pb2 as pb
 
     request = pb.CommandRequest(forget=pb.Forget(task=task, worker=worker, erase=erase))
-    give(request, coordinator, command_id, as_json)
+    whose = f"task {task!r}" if task else f"worker {worker!r}"
+    give(request, coordinator, command_id, as_json, not_done=f"{whose} is not forgotten")
 
 
 def replay(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from forks import fedshare
 from learning import SAME, SENT_IS_KEPT, Learning, keep_aside, learned, same
 from parts import (
     Coordinator,
@@ -18,6 +19,7 @@ from parts import (
     history_of,
     honest_blob,
     journal_one,
+    one_sentence,
     order,
     random_adapter,
     relative_error,
@@ -27,6 +29,7 @@ from parts import (
 from sqlalchemy import select, update
 
 from coordinator.home import open_home
+from coordinator.reversal import NOTHING_TO_FORGET
 from coordinator.tables import entries, writer
 from protos.fedshare.v1 import federation_pb2 as pb
 from share_algo import Basis
@@ -142,8 +145,11 @@ def test_task_of_a_forgotten_worker_falls_back_to_what_others_taught(learning: L
 
 def test_forget_of_what_never_came_is_skipped_and_changes_nothing(learning: Learning):
     verdict = order(learning.coordinator, forget=pb.Forget(task="nobody"))
-    assert (verdict.outcome, verdict.reason) == (pb.OUTCOME_SKIPPED, "no such update is journaled")
+    assert (verdict.outcome, verdict.reason) == (pb.OUTCOME_SKIPPED, NOTHING_TO_FORGET)
     assert learning.coordinator.status().head == 4
+    for name, whose in (("--task", "task"), ("--worker", "worker")):
+        said = one_sentence(fedshare("forget", name, "nobody", "-c", learning.coordinator.address))
+        assert said == f"{whose} 'nobody' is not forgotten: {NOTHING_TO_FORGET}"
 
 
 @pytest.mark.parametrize("forget", [pb.Forget(), pb.Forget(task="a", worker="b"), pb.Forget(task="../x")], ids=str)
