@@ -138,8 +138,8 @@ class Service(FederationServicer):
         return await _answer(context, replay.compare, self._history, self._spec)
 
     def _join(self, request: pb.JoinRequest) -> pb.JoinReply:
+        admit.name("task", request.task)  # first: a worker may be named after it
         admit.name("worker", request.worker)
-        admit.name("task", request.task)
         if request.federation_id:
             admit.federation(self._spec, request.federation_id)
         admit.base_model(self._spec, request.base_fingerprint)
