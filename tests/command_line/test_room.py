@@ -92,6 +92,10 @@ MISTAKES = {
         ("compact", "--tolerance", "nan"),
         "--tolerance must be between 0 and 1, not nan",
     ),
+    "a replay's tolerance that is no number": (
+        ("replay", "--tolerance", "nan"),
+        "--tolerance must be 0 or more, not nan",
+    ),
     "a size that is there already": (("compact", "--size", 99), "not done: nothing to compact to 99 a side"),
     "an update that is not there": (("accept", "abcdef"), "no update has an id that starts with 'abcdef'"),
     "a prefix that is too short": (("reject", "abc"), "no update has an id that starts with 'abc' (give 6 or more"),
