@@ -282,7 +282,7 @@ class _Seen:
         if digest is None:
             return None
         if digest != self._submission.digest:
-            raise Refused(OUTCOME_REFUSED_ID_REUSED, f"update {update_id} is here already, with other bytes")
+            raise Refused(OUTCOME_REFUSED_ID_REUSED, _taken(self._submission))
         return _decision(self._connection.execute(_BY_ID, {"id": update_id}).one())
 
     def add(self, at: float) -> Decision:
@@ -290,6 +290,15 @@ class _Seen:
         position = self._newest + 1
         self._connection.execute(_APPEND, {**vars(self._submission), "position": position, "received_at": at})
         return Decision(self._submission.update_id, position)
+
+
+def _taken(submission: Submission) -> str:
+    if submission.worker:
+        return f"update {submission.update_id} is here already, with other bytes"
+    return (
+        f"command {submission.update_id} is here already, and is another one: leave its id out, and it gets one of"
+        " its own"
+    )
 
 
 def must_be_here(why_gone: str | None, base_version: int) -> None:

@@ -106,7 +106,8 @@ def test_command_given_twice_is_carried_out_once_also_after_a_kill(killable: Lea
     restarted = order(killable.coordinator, id, rollback=pb.Rollback(version=2))
     assert first == again == restarted
     assert len(killable.coordinator.versions()) == 5
-    with pytest.raises(Refusal, match="is here already, with other bytes"):
+    other_one = f"^command {id} is here already, and is another one: leave its id out, and it gets one of its own$"
+    with pytest.raises(Refusal, match=other_one):
         order(killable.coordinator, id, rollback=pb.Rollback(version=3))
 
 
