@@ -64,14 +64,16 @@ class Reversal:
             (pb.OUTCOME_ERASED, "erased") if command.erase else (pb.OUTCOME_REVERTED, "taken back by a forget")
         )
         note = f"as if {len(taken)} updates had never come, which are {'erased' if command.erase else 'reverted'}"
+        erasure, gone = self._erasure(position.position, command, forgotten) if command.erase else (None, None)
+        if gone:
+            note += f"; {len(gone.versions)} versions can no longer be read"
         note = noted(note, journal.begun_with(forgotten, alive - forgotten))
         draft = replace(
             ordered(position, pb.VERSION_KIND_FORGET, note, rebuilt.basis),
             later=tuple(Ruling(p, outcome, reason=what) for p in taken),
+            erasure=erasure,
+            letting_go=gone,
         )
-        if command.erase:
-            erasure, gone = self._erasure(position.position, command, forgotten)
-            draft = replace(draft, erasure=erasure, letting_go=gone)
         return stored(self.history, rebuilt, head, draft)
 
     def _erasure(self, position: int, command: pb.Forget, forgotten: frozenset[int]) -> tuple[Erasure, LettingGo]:

@@ -247,7 +247,10 @@ def test_what_began_with_an_erased_task_says_that_it_did_and_the_forget_which_th
         by_task = {r.task: r for r in client.versions()}
         forget = client.versions()[-1]
     assert (by_task["d"].warm_start, by_task["e"].warm_start) == ("(erased)", "c")
-    assert forget.note.endswith("; what they had learned is where others began that stay: d")
+    assert forget.note == (
+        "as if 1 updates had never come, which are erased; 4 versions can no longer be read;"
+        " what they had learned is where others began that stay: d"
+    )
     assert ", begun with what (erased) had learned;" in erased.learning.story("d").events[0].detail
 
 
