@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import signal
@@ -115,6 +116,21 @@ def test_command_that_is_stopped_before_its_receipt_says_that_nobody_knows(tmp_p
                 f"stopped; whether the command {ID} is journaled is not known: given again with --command-id {ID}"
                 " it is carried out once"
             )
+
+
+def test_command_that_is_stopped_while_it_imports_ends_with_130_and_one_sentence(tmp_path: Path):
+    stops = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(10)\n"
+    (tmp_path / "typer.py").write_text(stops)  # found before the real one
+    ended = subprocess.run(
+        [sys.executable, "-m", "fedshare", "status"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]])},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        preexec_fn=_heed_interrupts,
+    )
+    assert (ended.returncode, ended.stdout) == (130, "")
+    assert ended.stderr == "stopped; what was finished is kept: give the same command to go on\n"
 
 
 def test_command_that_waits_says_why_and_goes_on_waiting(stuck: Stuck, tmp_path: Path):
