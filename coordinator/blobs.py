@@ -46,7 +46,8 @@ class Blobs:
             raise CoordinatorError(f"{self.where(digest)} is missing: restore it from a copy of this home") from None
         if digest_of(blob) != digest:
             raise CoordinatorError(
-                f"{self.where(digest)} is damaged: its bytes do not have the digest that is its name"
+                f"{self.where(digest)} is damaged: its bytes do not have the digest that is its name:"
+                " restore it from a copy of this home"
             )
         return blob
 

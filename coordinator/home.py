@@ -29,6 +29,7 @@ from coordinator.errors import CoordinatorError
 from coordinator.lease import Held, Lease, take
 from coordinator.locks import AdvisoryLocks, FileLocks, Locks
 from coordinator.migrations import NewerRelease
+from coordinator.settings import differences
 from coordinator.shelves import sync_folder
 from protos.fedshare.v1.federation_pb2 import FederationSpec
 
@@ -198,9 +199,9 @@ def _follow_operator(engine: Engine, spec: FederationSpec, wanted: FederationSpe
 
 
 def _must_be_same(place: str, have: FederationSpec, wanted: FederationSpec) -> None:
-    for field in FIXED:
-        if getattr(have, field) != getattr(wanted, field):
-            raise CoordinatorError(
-                f"{place} belongs to the federation {have.name!r}, whose {field} is not that of {wanted.name!r}:"
-                " use another --home"
-            )
+    if changed := [field for field in FIXED if getattr(have, field) != getattr(wanted, field)]:
+        raise CoordinatorError(
+            f"{place} belongs to the federation {have.name!r}, and keeps what it was made with:"
+            f" {differences(have, wanted, changed)}:"
+            " put that back in the file, start without the file, or use another --home"
+        )

@@ -240,14 +240,21 @@ class Journal:
             return [_position(row) for row in connection.execute(query.order_by(journal.c.position))]
 
     def counts(self) -> dict[Outcome, int]:
-        """How many updates have come to each outcome; commands that wait count as queued."""
+        """How many updates have come to each outcome."""
         no_command = verdicts.c.position.not_in(select(commands.c.position))
         query = select(verdicts.c.outcome, func.count()).where(no_command).group_by(verdicts.c.outcome)
         with self._engine.connect() as connection:
             decided = {outcome: count for outcome, count in connection.execute(query).all()}
             total = connection.execute(select(func.count()).select_from(journal)).scalar_one()
-            done = connection.execute(select(func.count()).select_from(verdicts)).scalar_one()
-        return {**dict.fromkeys(Outcome.values(), 0), **decided, OUTCOME_QUEUED: total - done}
+            no_updates = connection.execute(select(func.count()).select_from(commands)).scalar_one()
+        queued = total - no_updates - sum(decided.values())
+        return {**dict.fromkeys(Outcome.values(), 0), **decided, OUTCOME_QUEUED: queued}
+
+    def commands_queued(self) -> int:
+        """How many commands wait for their turn."""
+        undecided = commands.c.position.not_in(select(verdicts.c.position))
+        with self._engine.connect() as connection:
+            return connection.execute(select(func.count()).select_from(commands).where(undecided)).scalar_one()
 
     def newest(self, worker: str, task: str) -> Decision | None:
         """What became of the newest update of this worker for this task."""
@@ -305,7 +312,7 @@ class _Seen:
         if digest is None:
             return None
         if digest != self._submission.digest:
-            raise Refused(OUTCOME_REFUSED_ID_REUSED, f"update {update_id} is here already, with other bytes")
+            raise Refused(OUTCOME_REFUSED_ID_REUSED, _taken(self._submission))
         return _decision(self._connection.execute(_BY_ID, {"id": update_id}).one())
 
     def add(self, at: float) -> Decision:
@@ -313,6 +320,15 @@ class _Seen:
         position = self._newest + 1
         self._connection.execute(_APPEND, {**vars(self._submission), "position": position, "received_at": at})
         return Decision(self._submission.update_id, position)
+
+
+def _taken(submission: Submission) -> str:
+    if submission.worker:
+        return f"update {submission.update_id} is here already, with other bytes"
+    return (
+        f"command {submission.update_id} is here already, and is another one: leave its id out, and it gets one of"
+        " its own"
+    )
 
 
 def must_be_here(why_gone: str | None, base_version: int) -> None:

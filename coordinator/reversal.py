@@ -20,6 +20,9 @@ from coordinator.verdicts import Ruling
 from coordinator.whole import changed, ordered, stored
 from protos.fedshare.v1 import federation_pb2 as pb
 
+NOTHING_TO_FORGET = "no update of it is journaled: `fedshare status` and `fedshare versions` list what there is"
+"""Stored as a verdict, it says no name: who asked has said it, and it may be erased later."""
+
 
 @dataclass(frozen=True)
 class Reversal:
@@ -53,7 +56,7 @@ class Reversal:
         journal = self.history.journal
         forgotten = journal.updates_of(command.task, command.worker, position.position)
         if not forgotten:
-            raise CoordinatorError("no such update is journaled")
+            raise CoordinatorError(NOTHING_TO_FORGET)
         alive = journal.alive_at(head.version)
         rebuilt = rebuild(self.history.events(head.version, forgotten), self.spec, self.history.root())
         taken = sorted(forgotten if command.erase else forgotten & (alive | journal.with_outcome(pb.OUTCOME_BUFFERED)))
@@ -61,14 +64,16 @@ class Reversal:
             (pb.OUTCOME_ERASED, "erased") if command.erase else (pb.OUTCOME_REVERTED, "taken back by a forget")
         )
         note = f"as if {len(taken)} updates had never come, which are {'erased' if command.erase else 'reverted'}"
+        erasure, gone = self._erasure(position.position, command, forgotten) if command.erase else (None, None)
+        if gone:
+            note += f"; {len(gone.versions)} versions can no longer be read"
         note = noted(note, journal.begun_with(forgotten, alive - forgotten))
         draft = replace(
             ordered(position, pb.VERSION_KIND_FORGET, note, rebuilt.basis),
             later=tuple(Ruling(p, outcome, reason=what) for p in taken),
+            erasure=erasure,
+            letting_go=gone,
         )
-        if command.erase:
-            erasure, gone = self._erasure(position.position, command, forgotten)
-            draft = replace(draft, erasure=erasure, letting_go=gone)
         return stored(self.history, rebuilt, head, draft)
 
     def _erasure(self, position: int, command: pb.Forget, forgotten: frozenset[int]) -> tuple[Erasure, LettingGo]:

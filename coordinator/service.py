@@ -93,10 +93,10 @@ class Service(FederationServicer):
             )
 
     async def Fetch(self, request: pb.FetchRequest, context: Any) -> AsyncIterator[pb.FetchReply]:
-        newest = self._broadcast.newest
+        newest, why = self._broadcast.newest, ""
         if newest.waiting and not request.HasField("version"):
-            request.version = newest.head.version  # what came after it may not be whole
-        manifest = await _answer(context, views.manifest, self._catalog, request)
+            request.version, why = newest.head.version, newest.waiting  # what came after it may not be whole
+        manifest = await _answer(context, views.manifest, self._catalog, request, why)
         for piece in await _answer(context, _pieces, lambda: manifest):
             yield pb.FetchReply(manifest=piece)
         for name in () if request.manifest_only else _wanted(manifest, set(request.have)):
@@ -144,8 +144,8 @@ class Service(FederationServicer):
         return await _awaited(context, self.replays.one())
 
     def _join(self, request: pb.JoinRequest) -> pb.JoinReply:
+        admit.name("task", request.task)  # first: a worker may be named after it
         admit.name("worker", request.worker)
-        admit.name("task", request.task)
         if request.federation_id:
             admit.federation(self._spec, request.federation_id)
         admit.base_model(self._spec, request.base_fingerprint)

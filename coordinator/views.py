@@ -47,8 +47,8 @@ def measurable(catalog: Catalog, number: int) -> None:
         existing(catalog, number)
 
 
-def manifest(catalog: Catalog, request: pb.FetchRequest) -> pb.Manifest:
-    """Raises Refused when the version or a task asked for does not exist."""
+def manifest(catalog: Catalog, request: pb.FetchRequest, why: str = "") -> pb.Manifest:
+    """Raises Refused when the version or a task asked for does not exist. why: the head cannot be had instead."""
     version = existing(catalog, request.version) if request.HasField("version") else catalog.head()
     tasks, blocks = {t.task: t for t in catalog.tasks_of(version)}, catalog.blocks_of(version)
     existing(catalog, version.version)  # of one that went meanwhile only a part was there to be read
@@ -58,7 +58,7 @@ def manifest(catalog: Catalog, request: pb.FetchRequest) -> pb.Manifest:
             more = f" and {len(tasks) - TASKS_TOLD} more" if len(tasks) > TASKS_TOLD else ""
             raise Refused(
                 pb.OUTCOME_REFUSED_BASE_VERSION,
-                f"version {version.version} has no task {name[:100]!r}; it has: {known}{more}",
+                f"{_instead_of(catalog.head(), version, why)} has no task {name[:100]!r}; it has: {known}{more}",
             )
     wanted = tasks.values() if request.every_task else [tasks[name] for name in request.tasks]
     return pb.Manifest(
@@ -69,6 +69,12 @@ def manifest(catalog: Catalog, request: pb.FetchRequest) -> pb.Manifest:
         blocks=[_ref(name) for name in blocks],
         tasks=[_task(t) for t in wanted],
     )
+
+
+def _instead_of(head: Version, served: Version, why: str) -> str:
+    if not why or served.version == head.version:
+        return f"version {served.version}"
+    return f"version {head.version} cannot be read ({why}); version {served.version}, which is served meanwhile,"
 
 
 def part(catalog: Catalog, blobs: Blobs, version: int, digest: str) -> bytes:
@@ -120,6 +126,10 @@ def status(
         buffered=counts[pb.OUTCOME_BUFFERED],
         quarantined=counts[pb.OUTCOME_QUARANTINED],
         generation=head.generation,
+        rejected=counts[pb.OUTCOME_REJECTED],
+        superseded=counts[pb.OUTCOME_SUPERSEDED],
+        too_stale=counts[pb.OUTCOME_TOO_STALE],
+        commands_queued=journal.commands_queued(),
     )
 
 

@@ -16,6 +16,10 @@ class UserError(Exception):
     """One sentence: what, where, what to do."""
 
 
+class Stopped(Exception):
+    """One sentence for who waits no longer: what goes on all the same, and how to ask for it."""
+
+
 def is_one_sentence(error: BaseException) -> bool:
     """Whether its message is all that a user needs. Only a room that is loaded can have raised anything."""
     kinds = (getattr(sys.modules[room], kind) for room, kind in _ONE_SENTENCE.items() if room in sys.modules)

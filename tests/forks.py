@@ -15,7 +15,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 IMPORTED = (
-    "parts", "coordinator.process", "fedshare.main", "fedshare.federation_file", "workers.life",
+    "parts", "coordinator.process", "fedshare.app", "fedshare.federation_file", "workers.life",
     "peft", "transformers.models.auto.modeling_auto",
 )  # fmt: skip
 

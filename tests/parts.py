@@ -152,11 +152,11 @@ class Coordinator:
             return client.versions(first=1)
 
     def drained(self) -> pb.StatusReply:
-        """Wait until every update with a receipt has its verdict."""
+        """Wait until everything with a receipt has its verdict."""
 
         def nothing_queued() -> pb.StatusReply | None:
             status = self.status()
-            return None if status.queued else status
+            return None if status.queued or status.commands_queued else status
 
         return until(nothing_queued, "the queue drains")
 

@@ -32,6 +32,8 @@ WATCH_SECONDS_MAX = 60.0
 """A watch is opened anew after this long; nothing is missed, the newest version comes first."""
 COMMAND_SECONDS_MAX = 3600.0
 """A forget and a replay merge the whole journal once more."""
+SLOW_SECONDS = 2.0
+"""What is not decided after so long is spoken of."""
 PAUSE_SECONDS_MAX = 5.0
 """Longest pause between two tries."""
 OPTIONS = [
@@ -46,7 +48,8 @@ AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.Sta
 class Client:
     """Calls of fedshare.v1. With `patience_seconds` a call is tried again for that long while nobody answers.
 
-    address: host:port, or several separated by commas: whoever answers is the coordinator, the others stand by.
+    address: host:port, or several separated by commas: whoever answers is the coordinator, the others stand by. Raises
+    WorkerError for one that is none.
     """
 
     def __init__(
@@ -57,7 +60,7 @@ class Client:
         waiting: Callable[[float], None] = lambda seconds: None,
     ):
         self.address, self._patience, self._waiting = address, patience_seconds, waiting
-        self._channels = [grpc.insecure_channel(one.strip(), options=OPTIONS) for one in address.split(",")]
+        self._channels = [grpc.insecure_channel(one, options=OPTIONS) for one in _addresses(address)]
         self._stubs = [FederationStub(channel) for channel in self._channels]
         self._at = 0  # which of them answered last
 
@@ -97,11 +100,13 @@ class Client:
             raise Refusal(receipt.reason)
         return receipt
 
-    def watch(self, worker: str = "", incarnation: int = 0) -> Iterator[pb.VersionNotice]:
-        """The newest version, now and at each change, for WATCH_SECONDS_MAX; then it ends."""
+    def watch(
+        self, worker: str = "", incarnation: int = 0, seconds: float = WATCH_SECONDS_MAX
+    ) -> Iterator[pb.VersionNotice]:
+        """The newest version, now and at each change, for so long; then it ends."""
         request, asked = pb.WatchRequest(worker=worker, incarnation=incarnation), self._at
         try:
-            yield from self._stub.Watch(request, timeout=WATCH_SECONDS_MAX)
+            yield from self._stub.Watch(request, timeout=seconds)
         except grpc.RpcError as error:
             if error.code() != grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise self._away(error, asked) from None
@@ -143,17 +148,25 @@ class Client:
         return found
 
     def command(self, request: pb.CommandRequest) -> pb.Verdict:
-        """Give the one writer a command, and wait for what becomes of it: at most COMMAND_SECONDS_MAX."""
-        position = self._unary("Command", request).position
-        deadline = time.monotonic() + COMMAND_SECONDS_MAX
+        """Give the one writer a command, and wait for what becomes of it."""
+        return self.carried_out(self.order(request))
+
+    def order(self, request: pb.CommandRequest) -> pb.Receipt:
+        """With it the command is journaled: it will be carried out, whoever waits."""
+        return self._unary("Command", request)
+
+    def carried_out(self, order: pb.Receipt, tell: Callable[[str], None] = lambda why: None) -> pb.Verdict:
+        """What becomes of a command: waits COMMAND_SECONDS_MAX at most. tell: called with why that takes long."""
+        deadline, seconds, consumed = time.monotonic() + COMMAND_SECONDS_MAX, SLOW_SECONDS, 0
         while time.monotonic() < deadline:
-            for notice in self.watch():
-                if notice.consumed_position >= position:
-                    return self.story(request.command_id).verdict
-        raise WorkerError(
-            f"command {request.command_id} is journaled, but not carried out within {COMMAND_SECONDS_MAX:.0f} s:"
-            f" ask with fedshare story {request.command_id[:12]}"
-        )
+            for notice in self.watch(seconds=seconds):
+                consumed = notice.consumed_position
+                if consumed >= order.position:
+                    return self.story(order.update_id).verdict
+            in_hand = "it is in hand" if consumed == order.position - 1 else "what was journaled before it comes first"
+            tell(self.status().waiting or in_hand)
+            seconds = WATCH_SECONDS_MAX
+        raise WorkerError(f"not carried out within {COMMAND_SECONDS_MAX:.0f} s")
 
     def quarantined(self) -> list[pb.Aside]:
         """Updates that wait for somebody's judgement, oldest first."""
@@ -207,6 +220,17 @@ class Client:
             reraise=True,
         )
         return retrying(at_each)
+
+
+def _addresses(said: str) -> list[str]:
+    found = [one for one in map(str.strip, said.split(",")) if one]
+    if not found:
+        raise WorkerError("no coordinator is named: say its HOST:PORT with --coordinator")
+    for one in found:
+        host, _, port = one.rpartition(":")
+        if not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+            raise WorkerError(f"the coordinator {one!r} is not HOST:PORT: name it like 127.0.0.1:50051")
+    return found
 
 
 def _translated(error: grpc.RpcError, address: str) -> WorkerError:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +26,7 @@ from share_algo import Basis, TaskEntry, derive
 from share_algo.codec import decode_basis, decode_entry
 from share_algo.training import attach
 from workers.base_model import BaseModel, find_base_model
-from workers.client import Client
+from workers.client import SLOW_SECONDS, Client
 from workers.errors import Refusal, Superseded, WorkerError
 from workers.evaluate import accuracy, largest_difference, logits_of
 from workers.fit import fit, is_inside, rank_of
@@ -256,11 +257,24 @@ class Life:
 
     def _verdict(self, receipt: pb.Receipt | pb.Verdict) -> pb.Verdict:
         """What became of it: final, or in the hands of the coordinator (SAFE)."""
-        if not self.watcher.wait(lambda n: n.consumed_position >= receipt.position, VERDICT_SECONDS_MAX):
+
+        def decided(notice: pb.VersionNotice) -> bool:
+            return notice.consumed_position >= receipt.position
+
+        if not self.watcher.wait(decided, SLOW_SECONDS) and (why := self._why_nothing_is_merged()):
+            self._now(detail=f"waiting for the merge: {why}")
+        if not self.watcher.wait(decided, VERDICT_SECONDS_MAX):
             raise WorkerError(
                 f"no verdict on {receipt.update_id} after {VERDICT_SECONDS_MAX:.0f} s: it is safe; come back later"
             )
+        self._now(detail="")
         return self.client.story(receipt.update_id).verdict
+
+    def _why_nothing_is_merged(self) -> str:
+        """Asked once, without patience."""
+        with suppress(WorkerError), Client(self.plan.address) as client:
+            return client.status().waiting
+        return ""
 
     def _follow(self) -> None:
         """Evaluate each new version, or only the last, until it is time to go."""

@@ -40,7 +40,7 @@ def _milestone(p: Progress) -> str:
     if p.stage == "fitting" and not p.fraction:
         return f"joined (incarnation {p.incarnation}); fitting beside version {p.base_version}"
     if p.stage == "waiting for the merge":
-        return f"receipt for update {p.update_id}: it is on the coordinator's disk"
+        return p.detail or f"receipt for update {p.update_id}: it is on the coordinator's disk"
     if p.stage == "kept by the coordinator":
         return f"update {p.update_id} is in no version yet: {p.detail}"
     if p.stage == "not compared":

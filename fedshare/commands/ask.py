@@ -181,9 +181,11 @@ def _counts(reply: pb.StatusReply) -> str:
     always = f"{reply.merged} merged, {reply.queued} queued, {reply.skipped} skipped"
     seldom = (
         *((reply.reverted, "reverted"), (reply.erased, "erased")),
-        *((reply.buffered, "buffered"), (reply.quarantined, "quarantined")),
+        *((reply.buffered, "buffered"), (reply.quarantined, "quarantined"), (reply.rejected, "rejected")),
+        *((reply.superseded, "superseded"), (reply.too_stale, "too stale")),
     )
-    return ", ".join([always, *(f"{count} {name}" for count, name in seldom if count)])
+    commands = f"; commands: {reply.commands_queued} queued" if reply.commands_queued else ""
+    return ", ".join([always, *(f"{count} {name}" for count, name in seldom if count)]) + commands
 
 
 def _client(address: str):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Annotated
 
 import typer
@@ -10,6 +11,7 @@ from rich.console import Console
 
 from fedshare import options
 from fedshare.commands.give import give
+from fedshare.errors import UserError
 
 DIFFERS = 1
 """Exit code of a replay that does not give what is stored."""
@@ -47,7 +49,8 @@ def forget(
     from protos.fedshare.v1 import federation_pb2 as pb
 
     request = pb.CommandRequest(forget=pb.Forget(task=task, worker=worker, erase=erase))
-    give(request, coordinator, command_id, as_json)
+    whose = f"task {task!r}" if task else f"worker {worker!r}"
+    give(request, coordinator, command_id, as_json, not_done=f"{whose} is not forgotten")
 
 
 def replay(
@@ -59,6 +62,8 @@ def replay(
     from fedshare.commands.ask import as_dict
     from workers.client import Client
 
+    if math.isnan(tolerance):
+        raise UserError("--tolerance must be 0 or more, not nan")
     with Client(coordinator) as client:
         reply = client.replay()
     equal = max(reply.task.value, reply.basis.value) <= tolerance

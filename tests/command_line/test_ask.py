@@ -124,9 +124,28 @@ def test_coordinator_that_is_not_there_is_one_sentence(command: list[str]):
     assert said == "no coordinator answers at 127.0.0.1:1: start it, or name another --coordinator"
 
 
-@pytest.mark.parametrize("address", ["nonsense", "127.0.0.1", "", "127.0.0.1:99999", "no.such.host.invalid:1"])
-def test_address_that_is_none_is_one_sentence(address: str):
-    assert "coordinator" in one_sentence(fedshare_anew("status", f"--coordinator={address}"))
+def test_host_that_is_none_is_one_sentence():
+    assert "coordinator" in one_sentence(fedshare_anew("status", "--coordinator=no.such.host.invalid:1"))
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["nonsense", "127.0.0.1", "127.0.0.1:", ":7303", "127.0.0.1:x", "127.0.0.1:0", "127.0.0.1:99999", "http://h:7303"],
+)
+def test_address_that_is_none_is_one_sentence(walk: Walk, address: str):
+    for said in (address, f"{walk.coordinator.address},{address}"):
+        sentence = one_sentence(fedshare("status", f"--coordinator={said}"))
+        assert sentence == f"the coordinator {address!r} is not HOST:PORT: name it like 127.0.0.1:50051"
+
+
+@pytest.mark.parametrize("address", ["", ",,", " , "])
+def test_no_address_is_one_sentence(address: str):
+    said = one_sentence(fedshare("status", f"--coordinator={address}"))
+    assert said == "no coordinator is named: say its HOST:PORT with --coordinator"
+
+
+def test_addresses_that_are_empty_are_passed_over(walk: Walk):
+    assert fedshare("status", f"--coordinator=,{walk.coordinator.address}, ,").returncode == 0
 
 
 def test_address_may_come_from_the_environment(walk: Walk):

@@ -79,6 +79,8 @@ def test_quarantine_lists_what_waits_and_accept_and_reject_judge_it(give: Give, 
     assert said(give("accept", first[:8])) == f"version 5: update {first[:12]} for task odd was accepted\n"
     assert json.loads(said(give("reject", second, "--json")))["outcome"] == "OUTCOME_DONE"
     assert said(give("story", second)).splitlines()[-1].split()[2] == "rejected"
+    assert "5 merged, 0 queued, 0 skipped, 1 rejected\n" in said(give("status"))
+    assert json.loads(said(give("status", "--json")))["rejected"] == 1
     assert one_sentence(give("accept", second)) == f"not done: update {second} is not in quarantine: it is rejected"
 
 
@@ -89,6 +91,10 @@ MISTAKES = {
     "a tolerance that is no number": (
         ("compact", "--tolerance", "nan"),
         "--tolerance must be between 0 and 1, not nan",
+    ),
+    "a replay's tolerance that is no number": (
+        ("replay", "--tolerance", "nan"),
+        "--tolerance must be 0 or more, not nan",
     ),
     "a size that is there already": (("compact", "--size", 99), "not done: nothing to compact to 99 a side"),
     "an update that is not there": (("accept", "abcdef"), "no update has an id that starts with 'abcdef'"),

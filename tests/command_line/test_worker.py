@@ -75,3 +75,12 @@ def test_mistake_in_the_data_is_one_sentence_and_joins_nothing(walk: Walk, tmp_p
     said = one_sentence(fedshare("worker", "--task", "new", "--data", tmp_path / "nothing", *home))
     assert said.startswith(f"there is no folder {tmp_path}/nothing")
     assert "new-worker" not in {m.worker for m in walk.coordinator.status().members}
+
+
+@pytest.mark.parametrize("task", ["", "é"])
+def test_task_that_is_no_name_is_named_and_not_the_worker_that_is_named_after_it(
+    walk: Walk, tasks: Path, tmp_path: Path, task: str
+):
+    home = ("--home", tmp_path / "home", "-c", walk.coordinator.address)
+    said = one_sentence(fedshare("worker", "--task", task, "--data", tasks / "colour", *home))
+    assert said.startswith(f"task {task!r} is not a name: ")

@@ -148,6 +148,7 @@ def test_other_workers_update_is_merged_too_so_that_the_task_can_fall_back_to_it
 def test_of_many_updates_of_one_worker_the_newest_is_merged_and_names_itself(home: Path):
     with merged(home, queue(home, "a@w#1", "b@v#1", "a@w#2", "a@w#3")) as found:
         assert [found.outcome(f"a@w#{n}") for n in (1, 2, 3)] == [SUPERSEDED, SUPERSEDED, MERGED]
+        assert found.coordinator.status().superseded == 2
         verdict = found.verdict("a@w#1")
         assert verdict.reason == f"by update {found.receipts['a@w#3'].update_id} of the same worker"
         assert verdict.version == 0 and len(found.records()) == 2

@@ -134,22 +134,38 @@ def test_journal_that_is_not_a_database_is_named(tmp_path: Path):
 
 
 CHANGES = {
-    "name": {"name": "other"},
-    "base": {"base": pb.BaseModel(name="none", fingerprint="e" * 64)},
-    "modules": {"modules": [pb.TargetModule(name="encoder.a", out_features=12, in_features=10)]},
-    "rank": {"rank": 8},
-    "tolerance": {"tolerance": 1e-3},
-    "seed": {"seed": 8},
+    "name": ({"name": "other"}, "name is 'small' there and 'other' here"),
+    "base": (
+        {"base": pb.BaseModel(name="none", fingerprint="e" * 64)},
+        f"base.fingerprint is '{'f' * 64}' there and '{'e' * 64}' here",
+    ),
+    "modules": (
+        {"modules": [pb.TargetModule(name="encoder.a", out_features=12, in_features=10)]},
+        "the number of base.target_modules is 2 there and 1 here",
+    ),
+    "rank": ({"rank": 8}, "subspace.rank is 4 there and 8 here"),
+    "tolerance": ({"tolerance": 1.00001e-5}, "subspace.tolerance is 1e-05 there and 1.00001e-05 here"),
+    "seed": ({"seed": 8}, "seed is 7 there and 8 here"),
+    "start": ({"start": pb.Start(kind="START_KIND_SEED")}, "subspace.start is empty there and seed here"),
+    "recipe": (
+        {"recipe": pb.Recipe(epochs=2.5, batch_size=4, tokens_max=16)},
+        "recipe.epochs is 1.0 there and 2.5 here; recipe.batch_size is 8 there and 4 here",
+    ),
 }
 
 
 @pytest.mark.parametrize("field", CHANGES)
-def test_home_of_another_federation_is_refused(tmp_path: Path, field: str):
+def test_home_of_another_federation_is_refused_with_what_differs(tmp_path: Path, field: str):
     home, other = small_home(tmp_path / "home"), small_spec()
+    change, differs = CHANGES[field]
     other.ClearField(field)
-    other.MergeFrom(pb.FederationSpec(**CHANGES[field]))
-    with pytest.raises(CoordinatorError, match=f"belongs to the federation 'small', whose {field} is not that of"):
+    other.MergeFrom(pb.FederationSpec(**change))
+    with pytest.raises(CoordinatorError) as raised:
         open_home(home, other)
+    assert str(raised.value) == (
+        f"{home} belongs to the federation 'small', and keeps what it was made with: {differs}:"
+        " put that back in the file, start without the file, or use another --home"
+    )
     with open_home(home) as opened:
         assert opened.spec.name == "small"
 
@@ -157,7 +173,22 @@ def test_home_of_another_federation_is_refused(tmp_path: Path, field: str):
 def test_home_of_another_federation_than_the_files_is_refused(tmp_path: Path, federation_toml: Path):
     home = small_home(tmp_path / "home")
     said = one_sentence(fedshare("coordinator", federation_toml, "--home", home, "--port", 0))
-    assert said == f"{home} belongs to the federation 'small', whose name is not that of 'tiny': use another --home"
+    assert said.startswith(
+        f"{home} belongs to the federation 'small', and keeps what it was made with: name is 'small'"
+    )
+    assert "; and 7 more differ: put that back" in said
+
+
+def test_policies_that_differ_are_told_one_by_one(tmp_path: Path):
+    spec, other = small_spec(), small_spec()
+    spec.policies.add(task="a", kind="POLICY_KIND_FEDASYNC", mixing=0.5)
+    other.policies.add(task="a", kind="POLICY_KIND_FEDBUFF", mixing=0.5, staleness_max=0)
+    with pytest.raises(CoordinatorError) as raised:
+        open_home(small_home(tmp_path / "home", spec), other)
+    assert (
+        ": policies.0.kind is fedasync there and fedbuff here;"
+        " policies.0.staleness_max is absent there and 0 here: put that back"
+    ) in str(raised.value)
 
 
 def test_home_keeps_its_federation_id_from_start_to_start(tmp_path: Path):

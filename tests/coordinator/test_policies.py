@@ -148,6 +148,7 @@ def test_too_stale_is_a_verdict_that_says_so(policed: CoordinatorHere):
     told = verdict(policed, update_id)
     assert (told.outcome, told.version) == (pb.OUTCOME_TOO_STALE, 0)
     assert told.reason == "2 versions since its base version, and its task takes 1 at most"
+    assert policed.status().too_stale == 1
     newer, _ = teach(policed, "fresh", 3, base=1)
     assert verdict(policed, newer).outcome == pb.OUTCOME_MERGED
 

@@ -120,6 +120,27 @@ def test_last_good_version_is_served_while_a_block_of_the_head_is_bad(
         assert relative_error(wanted, dense(manifest, blobs, task)) < 2e-5
 
 
+@pytest.mark.parametrize("damage", ["flipped", "missing"])
+def test_task_that_only_a_bad_head_has_is_refused_with_the_reason_and_what_can_be_had(
+    stopped: CoordinatorHere, damage: str, tmp_path: Path
+):
+    block = blob_of_head(stopped, "block")
+    DAMAGES[damage](block)
+    why = {
+        "flipped": f"{block} is damaged: its bytes do not have the digest that is its name:",
+        "missing": f"{block} is missing:",
+    }
+    export = ("export", "--task", "2", "--to", tmp_path / "lora")
+    with stopped:
+        said = one_sentence(fedshare(*export, "-c", stopped.address))
+        of_old = one_sentence(fedshare(*export, "--version", 1, "-c", stopped.address))
+    assert said == (
+        f"version 3 cannot be read ({why[damage]} restore it from a copy of this home); version 2, which is served"
+        " meanwhile, has no task '2'; it has: 0, 1"
+    )
+    assert of_old == "version 1 has no task '2'; it has: 0"
+
+
 def test_check_names_what_is_bad_and_the_newest_version_that_is_whole(stopped: CoordinatorHere):
     entry = blob_of_head(stopped, "entry")
     found = fedshare("check", "--home", stopped.home)

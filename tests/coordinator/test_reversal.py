@@ -13,6 +13,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
+from forks import fedshare
 from learning import SAME, SENT_IS_KEPT, Learning, keep_aside, learned, same
 from parts import (
     Coordinator,
@@ -22,6 +23,7 @@ from parts import (
     history_of,
     honest_blob,
     journal_one,
+    one_sentence,
     order,
     random_adapter,
     relative_error,
@@ -35,6 +37,7 @@ from coordinator import receive, replay
 from coordinator.catalog import Version
 from coordinator.home import open_home
 from coordinator.process import THREADS
+from coordinator.reversal import NOTHING_TO_FORGET
 from coordinator.tables import entries, writer
 from protos.fedshare.v1 import federation_pb2 as pb
 from protos.fedshare.v1.federation_pb2_grpc import FederationStub
@@ -112,7 +115,8 @@ def test_command_given_twice_is_carried_out_once_also_after_a_kill(killable: Lea
     restarted = order(killable.coordinator, id, rollback=pb.Rollback(version=2))
     assert first == again == restarted
     assert len(killable.coordinator.versions()) == 5
-    with pytest.raises(Refusal, match="is here already, with other bytes"):
+    other_one = f"^command {id} is here already, and is another one: leave its id out, and it gets one of its own$"
+    with pytest.raises(Refusal, match=other_one):
         order(killable.coordinator, id, rollback=pb.Rollback(version=3))
 
 
@@ -151,8 +155,11 @@ def test_task_of_a_forgotten_worker_falls_back_to_what_others_taught(learning: L
 
 def test_forget_of_what_never_came_is_skipped_and_changes_nothing(learning: Learning):
     verdict = order(learning.coordinator, forget=pb.Forget(task="nobody"))
-    assert (verdict.outcome, verdict.reason) == (pb.OUTCOME_SKIPPED, "no such update is journaled")
+    assert (verdict.outcome, verdict.reason) == (pb.OUTCOME_SKIPPED, NOTHING_TO_FORGET)
     assert learning.coordinator.status().head == 4
+    for name, whose in (("--task", "task"), ("--worker", "worker")):
+        said = one_sentence(fedshare("forget", name, "nobody", "-c", learning.coordinator.address))
+        assert said == f"{whose} 'nobody' is not forgotten: {NOTHING_TO_FORGET}"
 
 
 @pytest.mark.parametrize("forget", [pb.Forget(), pb.Forget(task="a", worker="b"), pb.Forget(task="../x")], ids=str)
@@ -249,7 +256,10 @@ def test_what_began_with_an_erased_task_says_that_it_did_and_the_forget_which_th
         by_task = {r.task: r for r in client.versions()}
         forget = client.versions()[-1]
     assert (by_task["d"].warm_start, by_task["e"].warm_start) == ("(erased)", "c")
-    assert forget.note.endswith("; what they had learned is where others began that stay: d")
+    assert forget.note == (
+        "as if 1 updates had never come, which are erased; 4 versions can no longer be read;"
+        " what they had learned is where others began that stay: d"
+    )
     assert ", begun with what (erased) had learned;" in erased.learning.story("d").events[0].detail
 
 

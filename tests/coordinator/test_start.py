@@ -163,7 +163,7 @@ def test_collected_and_started_again_it_goes_on_and_its_damaged_block_is_mended(
 
 def test_a_federation_keeps_its_start(tmp_path: Path):
     home = small_home(tmp_path / "home", spec_with(pb.START_KIND_SEED))
-    with pytest.raises(CoordinatorError, match="whose start is not that"):
+    with pytest.raises(CoordinatorError, match=r"subspace\.start is \w+ there"):
         small_home(home, small_spec())
     with open_home(home) as opened:
         assert opened.spec.start.columns == COLUMNS

@@ -242,6 +242,16 @@ def test_counts_and_history_follow_what_commands_change(home: Home):
     assert (journal.consumed(), [p.position for p in journal.after(3, 9)], journal.after(4, 9)) == (3, [4], [])
 
 
+def test_commands_that_wait_are_counted_apart_from_updates(home: Home):
+    journal = Journal(home.engine)
+    journal.command(pb.CommandRequest(command_id="b" * 32, forget=pb.Forget(task="a")), 1.0)
+    skip(home, 1, 2.0)
+    journal.command(pb.CommandRequest(command_id="c" * 32, forget=pb.Forget(task="b")), 3.0)
+    for n in (3, 4):
+        journal.append(submission(n), 4.0)
+    assert (journal.counts()[pb.OUTCOME_QUEUED], journal.commands_queued()) == (2, 1)
+
+
 # ---- members and measurements -------------------------------------------------------------------------------
 
 

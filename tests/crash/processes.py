@@ -78,7 +78,7 @@ class Storm:
             self.running[name].join(DRAIN_SECONDS_MAX)
             assert self.running[name].exitcode == 0, f"{name} does not come to an end"
         with Client(self.address, patience_seconds=30) as client:
-            until(lambda: client.status().queued == 0, "the queue drains", DRAIN_SECONDS_MAX)
+            until(lambda: _is_idle(client.status()), "the queue drains", DRAIN_SECONDS_MAX)
         self.running["coordinator"].terminate()
         self.running["coordinator"].join(30)
         with self._coordinator() as here:  # what it owed itself when it was stopped
@@ -162,6 +162,10 @@ class Storm:
 
     def _notes(self, what: str, names: Collection[str] = OTHERS) -> list[str]:
         return [line for name in names for line in lines(self.folder / f"{name}.{what}")]
+
+
+def _is_idle(status: pb.StatusReply) -> bool:
+    return not (status.queued or status.commands_queued)
 
 
 def storm(folder: Path, kills: int, seed: int) -> dict[str, int]:

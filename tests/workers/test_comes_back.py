@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from parts import (
@@ -23,11 +24,14 @@ from parts import (
     small_home,
     write_task_file,
 )
+from rich.console import Console
 
+from coordinator.catalog import Catalog, Version
 from coordinator.home import open_home
 from protos.chunks import digest_of
 from protos.fedshare.v1 import federation_pb2 as pb
 from workers.errors import CoordinatorAway, Refusal, WorkerError
+from workers.process_host import lead_here
 
 
 class Cut(BaseException):
@@ -213,6 +217,27 @@ def test_update_that_could_not_be_merged_is_kept_aside_and_the_task_is_learned_a
         assert "fitting" in own.lead().stages
         [record] = own.versions()
     assert record.update_id != parcel.name
+
+
+def test_worker_whose_update_waits_says_why(
+    tiny_spec: pb.FederationSpec, tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    said, console = tmp_path / "said", Console(file=(tmp_path / "said").open("w"), width=200)
+
+    def full(self: Catalog, *args: Any) -> Version:
+        if "waiting for the merge" not in said.read_text():
+            raise OSError(28, "No space left on device")
+        return publish(self, *args)
+
+    publish = Catalog.publish
+    monkeypatch.setattr(Catalog, "publish", full)
+    with CoordinatorHere(small_home(tmp_path / "home", tiny_spec)) as coordinator:
+        plan = Walk(coordinator, tasks, tmp_path / "workers").plan("number")
+        end = lead_here(plan, stay=False, console=console)
+    receipt, why = said.read_text().splitlines()[1:3]
+    assert receipt == f"receipt for update {end['update_id']}: it is on the coordinator's disk"
+    assert why == "waiting for the merge: [Errno 28] No space left on device"
+    assert (end["stage"], end["version"], end["detail"]) == ("left", 1, "")
 
 
 def test_worker_whose_version_was_erased_for_anothers_sake_goes_home(

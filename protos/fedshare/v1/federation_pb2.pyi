@@ -490,7 +490,7 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("spec", "head", "queued", "merged", "skipped", "members", "bytes_basis", "bytes_tasks", "lineage", "lineage_behind", "reverted", "erased", "buffered", "quarantined", "generation", "waiting")
+    __slots__ = ("spec", "head", "queued", "merged", "skipped", "members", "bytes_basis", "bytes_tasks", "lineage", "lineage_behind", "reverted", "erased", "buffered", "quarantined", "generation", "waiting", "rejected", "superseded", "too_stale", "commands_queued")
     SPEC_FIELD_NUMBER: _ClassVar[int]
     HEAD_FIELD_NUMBER: _ClassVar[int]
     QUEUED_FIELD_NUMBER: _ClassVar[int]
@@ -507,6 +507,10 @@ class StatusReply(_message.Message):
     QUARANTINED_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     WAITING_FIELD_NUMBER: _ClassVar[int]
+    REJECTED_FIELD_NUMBER: _ClassVar[int]
+    SUPERSEDED_FIELD_NUMBER: _ClassVar[int]
+    TOO_STALE_FIELD_NUMBER: _ClassVar[int]
+    COMMANDS_QUEUED_FIELD_NUMBER: _ClassVar[int]
     spec: FederationSpec
     head: int
     queued: int
@@ -523,7 +527,11 @@ class StatusReply(_message.Message):
     quarantined: int
     generation: int
     waiting: str
-    def __init__(self, spec: _Optional[_Union[FederationSpec, _Mapping]] = ..., head: _Optional[int] = ..., queued: _Optional[int] = ..., merged: _Optional[int] = ..., skipped: _Optional[int] = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., bytes_basis: _Optional[int] = ..., bytes_tasks: _Optional[int] = ..., lineage: _Optional[str] = ..., lineage_behind: _Optional[int] = ..., reverted: _Optional[int] = ..., erased: _Optional[int] = ..., buffered: _Optional[int] = ..., quarantined: _Optional[int] = ..., generation: _Optional[int] = ..., waiting: _Optional[str] = ...) -> None: ...
+    rejected: int
+    superseded: int
+    too_stale: int
+    commands_queued: int
+    def __init__(self, spec: _Optional[_Union[FederationSpec, _Mapping]] = ..., head: _Optional[int] = ..., queued: _Optional[int] = ..., merged: _Optional[int] = ..., skipped: _Optional[int] = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., bytes_basis: _Optional[int] = ..., bytes_tasks: _Optional[int] = ..., lineage: _Optional[str] = ..., lineage_behind: _Optional[int] = ..., reverted: _Optional[int] = ..., erased: _Optional[int] = ..., buffered: _Optional[int] = ..., quarantined: _Optional[int] = ..., generation: _Optional[int] = ..., waiting: _Optional[str] = ..., rejected: _Optional[int] = ..., superseded: _Optional[int] = ..., too_stale: _Optional[int] = ..., commands_queued: _Optional[int] = ...) -> None: ...
 
 class Member(_message.Message):
     __slots__ = ("worker", "task", "incarnation", "joined_at", "left_at")
