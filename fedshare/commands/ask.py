@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from fedshare import options
+from fedshare.table import print_table
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -25,7 +24,8 @@ HEADINGS = (
 )
 """Of the table of versions; a column that has nothing to tell is left out, so that names have room."""
 
-WIDE = 200
+SPARE = ("made", "stale", "weight", "generation", "bytes", "base", "gone", "largest", "basis", "error")
+"""Those of them that a narrow terminal has no room for, what matters least first."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -59,7 +59,8 @@ def status(coordinator: options.Coordinator = options.DEFAULT_COORDINATOR, as_js
         (m.worker, m.task, m.incarnation, time(m.joined_at), time(m.left_at) if m.left_at else "member")
         for m in reply.members
     )
-    console.print(table(("worker", "task", "incarnation", "joined", "left"), rows))
+    headings = ("worker", "task", "incarnation", "joined", "left")
+    print_table(console, headings, rows, spare=("joined", "incarnation", "left"))
 
 
 def versions(coordinator: options.Coordinator = options.DEFAULT_COORDINATOR, as_json: options.Json = False) -> None:
@@ -77,10 +78,7 @@ def versions(coordinator: options.Coordinator = options.DEFAULT_COORDINATOR, as_
         "gone": any(r.gone for r in made),
     }
     shown = [heading for heading in HEADINGS if tells.get(heading, True)]
-    console = Console()
-    if not console.is_terminal:  # a file or a program has room for whole names
-        console = Console(width=WIDE)
-    console.print(table(shown, ([_cells(record)[heading] for heading in shown] for record in made)))
+    print_table(Console(), shown, ([_cells(record)[heading] for heading in shown] for record in made), spare=SPARE)
 
 
 def show(
@@ -104,7 +102,8 @@ def show(
         (t.task, t.version, len(t.labels), _error(t), f"{t.entry.nbytes:,}", t.entry.digest[:12])
         for t in manifest.tasks
     )
-    console.print(table(("task", "since version", "labels", "error", "bytes", "digest"), rows))
+    headings = ("task", "since version", "labels", "error", "bytes", "digest")
+    print_table(console, headings, rows, spare=("digest", "bytes", "labels", "since version"))
 
 
 def diff(
@@ -190,15 +189,6 @@ def _client(address: str):
     from workers.client import Client
 
     return Client(address)
-
-
-def table(headings: Iterable[str], rows: Iterable[Iterable[object]]) -> Table:
-    shown = Table(box=None, pad_edge=False)
-    for heading in headings:
-        shown.add_column(heading, overflow="fold", no_wrap=heading not in ("worker", "task"))
-    for row in rows:
-        shown.add_row(*map(str, row))
-    return shown
 
 
 def as_dict(message: Message) -> dict[str, Any]:
