@@ -55,6 +55,8 @@ class Screen:
 def _words(g: Glimpse) -> str:
     if g.error:
         return f"failed: {g.error}"
+    if waits := g.progress.get("waits"):
+        return str(waits)
     accuracy = g.progress.get("accuracy")
     known = f", accuracy {accuracy:.3f} on version {g.progress['version']}" if accuracy is not None else ""
     return f"{g.stage}{known}"
@@ -78,7 +80,7 @@ def _row(g: Glimpse) -> list[str | Text | ProgressBar]:
     accuracy = p.get("accuracy")
     return [
         g.worker,
-        Text(g.error or p.get("detail") or g.stage, style="red" if g.error else ""),
+        Text(g.error or p.get("waits") or p.get("detail") or g.stage, style="red" if g.error else ""),
         ProgressBar(total=1.0, completed=fraction, width=20),
         str(p.get("version") or ""),
         "" if accuracy is None else f"{accuracy:.3f}",
