@@ -89,12 +89,13 @@ def show(
     """One version: what it is made of, and where it came from."""
     with _client(coordinator) as client:
         manifest, _ = client.fetch(version, every_task=True, manifest_only=True)
-        records = [as_dict(r) for r in client.versions(first=version) if r.version == version]
+        records = [r for r in client.versions(first=version) if r.version == version]
     if as_json:
-        print(json.dumps({**records[-1], "manifest": as_dict(manifest), "records": records}))
+        dicts = [as_dict(r) for r in records]
+        print(json.dumps({**dicts[-1], "manifest": as_dict(manifest), "records": dicts}))
         return
     console = Console()
-    for name, value in ((name, value) for record in records for name, value in record.items()):
+    for name, value in ((name, value) for record in records for name, value in _in_words(record).items()):
         console.print(f"{name:<20} {value}", highlight=False, soft_wrap=True)
     basis = sum(b.nbytes for b in manifest.blocks)
     console.print(f"\nbasis: {len(manifest.blocks)} blocks, {basis:,} bytes; tasks:", highlight=False)
@@ -147,11 +148,23 @@ def story(
         console.print(f"{time(event.at)}  {event.what:<9} {event.detail}", highlight=False, soft_wrap=True)
 
 
-def _instead(record: pb.VersionRecord) -> str:
-    """What the table shows where a version learned no task that is still known."""
+def _in_words(record: pb.VersionRecord) -> dict[str, object]:
+    metrics = (f"{name} {value:.6g}" for name, value in sorted(record.metrics.items()))
+    words = {"kind": _kind(record), "created_at": time(record.created_at), "metrics": ", ".join(metrics)}
+    return {**as_dict(record), **words}
+
+
+def _kind(record: pb.VersionRecord) -> str:
     from protos.fedshare.v1 import federation_pb2 as pb
 
-    kind = pb.VersionKind.Name(record.kind).removeprefix("VERSION_KIND_").lower()
+    if record.kind == pb.VERSION_KIND_UNSPECIFIED:
+        return "start"
+    return pb.VersionKind.Name(record.kind).removeprefix("VERSION_KIND_").lower()
+
+
+def _instead(record: pb.VersionRecord) -> str:
+    """What the table shows where a version learned no task that is still known."""
+    kind = _kind(record)
     return "(erased)" if kind == "merge" else f"({kind})"
 
 
@@ -192,7 +205,8 @@ def _client(address: str):
 
 
 def as_dict(message: Message) -> dict[str, Any]:
-    """With numbers as numbers: protobuf's own JSON writes 64-bit ones as text."""
+    """With numbers as numbers and in the message's own order: protobuf's own JSON writes 64-bit ones as text, and what
+    has no value last."""
     from google.protobuf import json_format
 
     plain = json_format.MessageToDict(
@@ -205,7 +219,8 @@ def _numbers(value: dict[str, Any], message: Message) -> dict[str, Any]:
     wide = {f.name for f in message.DESCRIPTOR.fields if f.cpp_type in (f.CPPTYPE_INT64, f.CPPTYPE_UINT64)}
     fields = (f for f in message.DESCRIPTOR.fields if f.message_type)
     nested = [f.name for f in fields if not f.message_type.GetOptions().map_entry]
-    out: dict[str, Any] = {k: int(v) if k in wide and isinstance(v, str) else v for k, v in value.items()}
+    in_order = [(f.name, value[f.name]) for f in message.DESCRIPTOR.fields if f.name in value]
+    out: dict[str, Any] = {k: int(v) if k in wide and isinstance(v, str) else v for k, v in in_order}
     for name in nested:
         inner = getattr(message, name)
         if not hasattr(inner, "DESCRIPTOR"):  # many: their container has none
