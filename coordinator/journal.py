@@ -267,6 +267,12 @@ class Journal:
             ).one_or_none()
         return _decision(row) if row else None
 
+    def of_contributor(self, worker: str, task: str) -> list[Decision]:
+        """What became of all updates of this worker for this task, oldest first."""
+        query = _decisions().where(journal.c.worker == worker, journal.c.task == task)
+        with self._engine.connect() as connection:
+            return [_decision(row) for row in connection.execute(query.order_by(journal.c.position))]
+
     def find(self, id_prefix: str) -> list[tuple[Position, Decision]]:
         """At most two updates whose id starts so: two mean that the prefix is too short."""
         prefix = id_prefix.lower().replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from coordinator.catalog import Catalog
 from coordinator.errors import Refused
@@ -27,8 +28,8 @@ def tell(id_prefix: str, journal: Journal, catalog: Catalog, measured: Measured)
             f"{what} an id that starts with {id_prefix[:40]!r} (give {PREFIX_MIN} or more digits of it)",
         )
     position, decision = found[0]
-    verdicts = [*journal.past(position.position), *([decision] if decision.decided_at is not None else [])]
-    events = [_received(position), *(_decided(v, catalog) for v in verdicts), *_measured(position, decision, measured)]
+    decided = (_decided(v, catalog) for v in _verdicts(decision, journal))
+    events = [_received(position), *decided, *_measured(position, journal, measured)]
     events.sort(key=lambda event: event.at)
     return pb.StoryReply(update_id=decision.update_id, events=events, verdict=verdict(decision, catalog))
 
@@ -71,7 +72,47 @@ def _weight(record: Record) -> str:
     return "" if record.weight == 1 else f", weight {record.weight:.3g}"
 
 
-def _measured(position: Position, decision: Decision, measured: Measured) -> Iterator[pb.StoryEvent]:
-    for m in measured.of_task(position.submission.task):
-        if m.worker == position.submission.worker and decision.version and m.version >= decision.version:
-            yield pb.StoryEvent(at=m.at, what="reported", detail=f"{m.name} {m.value:.6g} on version {m.version}")
+def _verdicts(decision: Decision, journal: Journal) -> list[Decision]:
+    """All there were on an entry, oldest first."""
+    return [*journal.past(decision.position), *([decision] if decision.decided_at is not None else [])]
+
+
+def _measured(position: Position, journal: Journal, measured: Measured) -> Iterator[pb.StoryEvent]:
+    """What its worker reported on versions whose newest update of this worker and task is this one.
+
+    That serves every policy: an update that replaces the task is what was measured, and one that is added up was the
+    last of its worker's to be added. Newest: whose first merge was the last, as a rollback brings updates back in the
+    order that they had.
+    """
+    s = position.submission
+    if not s.task:  # a command, or erased
+        return
+    updates = [_InVersions.of(_verdicts(d, journal)) for d in journal.of_contributor(s.worker, s.task)]
+    for m in measured.of_task(s.task):
+        if m.worker == s.worker:
+            newest = max((u for u in updates if u.is_in(m.version)), key=lambda u: u.place, default=None)
+            if newest and newest.position == position.position:
+                yield pb.StoryEvent(at=m.at, what="reported", detail=f"{m.name} {m.value:.6g} on version {m.version}")
+
+
+@dataclass(frozen=True)
+class _InVersions:
+    """When an update was merged and taken back. moves: (version, is in it and those that follow), in order."""
+
+    position: int
+    moves: Sequence[tuple[int, bool]]
+
+    @staticmethod
+    def of(verdicts: Sequence[Decision]) -> _InVersions:
+        moved = [v for v in verdicts if v.outcome in (pb.OUTCOME_MERGED, pb.OUTCOME_REVERTED)]
+        position = verdicts[0].position if verdicts else 0
+        return _InVersions(position, [(v.version, v.outcome == pb.OUTCOME_MERGED) for v in moved])
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Of its merge among others'. An update that somebody accepted is merged after what came later."""
+        return next(version for version, merged in self.moves if merged), self.position
+
+    def is_in(self, version: int) -> bool:
+        until = [merged for since, merged in self.moves if since <= version]
+        return bool(until) and until[-1]

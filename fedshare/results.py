@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rich import box
-from rich.table import Table
+from rich.console import Console
+from rich.text import Text
 
+from fedshare.table import print_table
 from workers.client import Client
+
+HEADINGS = ("task", "version", "learned\n%", "at head\n%", "bytes\nsent", "bytes\nas LoRA", "ratio")
+SPARE = ("ratio", "version", "bytes\nas LoRA", "learned\n%", "bytes\nsent")
+"""Those that a narrow terminal has no room for, what matters least first."""
 
 
 @dataclass(frozen=True)
@@ -74,22 +80,21 @@ def collect(client: Client) -> Results:
     return Results(status.spec.name, status.head, tasks, by_version, status.bytes_basis, status.bytes_tasks)
 
 
-def table(results: Results) -> Table:
-    """Accuracy in percent when learned and at the head, bytes both ways. Fits 80 columns."""
-    title = f"federation {results.name}, version {results.head}"
-    shown = Table(
-        title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0)
-    )
-    shown.add_column("task", no_wrap=True)
-    for heading in ("version", "learned\n%", "at head\n%", "bytes\nsent", "bytes\nas LoRA", "ratio"):
-        shown.add_column(heading, justify="right", no_wrap=True)
-    for t in results.tasks:
-        learned, head = _percent(t.accuracy_when_learned), _percent(t.accuracy_at_head)
-        shown.add_row(t.task, str(t.version), learned, head, *_bytes(t.bytes_sent, t.bytes_lora))
-    shown.add_section()
+def show(results: Results, console: Console) -> None:
+    """Accuracy in percent when learned and at the head, bytes both ways; then what is kept."""
     means = [_mean(getattr(t, name) for t in results.tasks) for name in ("accuracy_when_learned", "accuracy_at_head")]
-    shown.add_row("mean, total", "", *map(_percent, means), *_bytes(results.bytes_sent, results.bytes_lora))
-    return shown
+    rows: list[Iterable[str | Text]] = [
+        (t.task, str(t.version), _percent(t.accuracy_when_learned), _percent(t.accuracy_at_head),
+         *_bytes(t.bytes_sent, t.bytes_lora))
+        for t in results.tasks
+    ]  # fmt: skip
+    rows.append(
+        Text(cell, style="bold")
+        for cell in ("mean, total", "", *map(_percent, means), *_bytes(results.bytes_sent, results.bytes_lora))
+    )
+    console.print(f"federation {results.name}, version {results.head}", highlight=False, style="italic")
+    print_table(console, HEADINGS, rows, spare=SPARE, right=HEADINGS[1:])
+    console.print(f"\n{storage_sentence(results)}", highlight=False)
 
 
 def storage_sentence(results: Results) -> str:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 
 from fedshare.run import View
+from fedshare.table import fitted
 from workers.ray_host import Glimpse
 
 EVENTS_SHOWN = 4
+HEADINGS = ("worker", "stage", "fit", "on version", "accuracy")
+SPARE = ("fit", "on version", "accuracy")
+"""Those that a narrow terminal has no room for, what matters least first."""
 
 
 class Screen:
@@ -34,7 +37,7 @@ class Screen:
 
     def show(self, view: View) -> None:
         if self._live:
-            self._live.update(_picture(view, self._total), refresh=True)
+            self._live.update(_picture(view, self._total, self._console.width), refresh=True)
         else:
             self._say(view)
 
@@ -52,28 +55,23 @@ class Screen:
 def _words(g: Glimpse) -> str:
     if g.error:
         return f"failed: {g.error}"
+    if waits := g.progress.get("waits"):
+        return str(waits)
     accuracy = g.progress.get("accuracy")
     known = f", accuracy {accuracy:.3f} on version {g.progress['version']}" if accuracy is not None else ""
     return f"{g.stage}{known}"
 
 
-def _picture(view: View, total: int) -> Group:
+def _picture(view: View, total: int, width: int) -> Group:
     learned = sum(bool(g.progress.get("version")) for g in view.workers)
-    table = Table(box=None, pad_edge=False, title_justify="left", expand=False)
-    for column, justify in (
-        ("worker", "left"),
-        ("stage", "left"),
-        ("fit", "left"),
-        ("on version", "right"),
-        ("accuracy", "right"),
-    ):
-        table.add_column(column, justify=justify)  # type: ignore[arg-type]
-    for g in view.workers:
-        table.add_row(*_row(g))
+    rows = [_row(g) for g in view.workers]
     for task in view.waiting:
-        table.add_row(Text(f"{task.name}-worker", style="dim"), Text("not started", style="dim"))
+        rows.append([Text(f"{task.name}-worker", style="dim"), Text("not started", style="dim"), "", "", ""])
+    shown = fitted(HEADINGS, rows, width, spare=SPARE, right=HEADINGS[3:])
     heading = Text(f"{learned} of {total} tasks learned, {view.seconds:.0f} s", style="bold")
-    return Group(heading, table, *(Text(event, style="yellow") for event in view.events[-EVENTS_SHOWN:]))
+    missing = [Text(said, style="dim")] if (said := shown.sentence("widen the terminal")) else []
+    events = (Text(event, style="yellow") for event in view.events[-EVENTS_SHOWN:])
+    return Group(heading, shown.picture, *missing, *events)
 
 
 def _row(g: Glimpse) -> list[str | Text | ProgressBar]:
@@ -82,7 +80,7 @@ def _row(g: Glimpse) -> list[str | Text | ProgressBar]:
     accuracy = p.get("accuracy")
     return [
         g.worker,
-        Text(g.error or p.get("detail") or g.stage, style="red" if g.error else ""),
+        Text(g.error or p.get("waits") or p.get("detail") or g.stage, style="red" if g.error else ""),
         ProgressBar(total=1.0, completed=fraction, width=20),
         str(p.get("version") or ""),
         "" if accuracy is None else f"{accuracy:.3f}",

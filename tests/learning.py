@@ -49,6 +49,18 @@ class Learning:
         with self.coordinator.client() as client:
             return client.story(self.receipts[key].update_id)
 
+    def report(self, worker: str, task: str, *versions: int) -> None:
+        """Its worker has measured these."""
+        with RawWorker(self.coordinator.address, worker, task) as raw:
+            for version in versions:
+                raw.client.report(worker, raw.joined.incarnation, task, version, {"accuracy": 0.5})
+
+    def reported(self, update_id: str) -> list[int]:
+        """Versions of which an update's story has a measurement."""
+        with self.coordinator.client() as client:
+            events = client.story(update_id).events
+        return [int(e.detail.rpartition(" ")[2]) for e in events if e.what == "reported"]
+
     def everything(self, version: int | None = None) -> tuple[pb.Manifest, dict[str, bytes]]:
         with self.coordinator.client() as client:
             return client.fetch(version, every_task=True)

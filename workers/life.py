@@ -77,6 +77,7 @@ class Progress:
     update_id: str = ""
     accuracy: float | None = None
     detail: str = ""
+    waits: str = ""  # one sentence: why its update is in no version yet
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,13 @@ class Life:
     def _learn_unless(self, learned: pb.Verdict | None) -> list[Parcel]:
         if learned is None or self.plan.learn_again:
             return [self._learn()]
-        return [] if self._verdict(learned).outcome in (pb.OUTCOME_MERGED, *SAFE) else [self._learn()]
+        verdict = self._verdict(learned)
+        if verdict.outcome == pb.OUTCOME_MERGED:
+            return []
+        if verdict.outcome not in SAFE:
+            return [self._learn()]
+        self._now("kept by the coordinator", update_id=verdict.update_id, waits=_why_it_waits(verdict))
+        return []
 
     def _learn(self) -> Parcel:
         self._now("fetching")
@@ -225,7 +232,7 @@ class Life:
 
     def _deliver(self, parcel: Parcel) -> None:
         """Submit, wait for the verdict, check that the function kept is the function trained."""
-        self._now("sending", update_id=parcel.header.update_id)
+        self._now("sending", update_id=parcel.header.update_id, waits="")
         try:
             receipt = self.client.submit(self._header(parcel), parcel.blob())
         except Superseded:
@@ -241,7 +248,7 @@ class Life:
             trained = self._trained(parcel) if is_kept else None
             self._evaluate_if_there(verdict.version, parcel.header.metrics, trained)
         elif verdict.outcome in SAFE:
-            self._now("kept by the coordinator", detail=verdict.reason)
+            self._now("kept by the coordinator", waits=_why_it_waits(verdict))
         else:
             self.home.set_aside(parcel)
             raise Refusal(f"update {parcel.header.update_id} was received but is not in a version: {verdict.reason}")
@@ -278,16 +285,25 @@ class Life:
 
     def _follow(self) -> None:
         """Evaluate each new version, or only the last, until it is time to go."""
+        seen = self.progress.version
         while True:
             last = not self._stay()
             newest = self._head() if last else self.watcher.newest.version
-            if newest > self.progress.version and (last or self.plan.evaluate_every):
+            if newest > seen and (last or self.plan.evaluate_every):
+                seen = newest
+                self._may_wait_no_more()
                 self._evaluate_if_there(newest)
             elif last:
                 return
             else:
                 self._now("watching")
                 self.watcher.wait(lambda n, seen=newest: n.version > seen, POLL_SECONDS)  # type: ignore[misc]
+
+    def _may_wait_no_more(self) -> None:
+        """Somebody has accepted it, or its buffer is full."""
+        if self.progress.waits:
+            verdict = self.client.story(self.progress.update_id).verdict
+            self._now(waits=_why_it_waits(verdict) if verdict.outcome in SAFE else "")
 
     def _evaluate_if_there(
         self, version: int, measured: dict[str, float] | None = None, trained: Tensor | None = None
@@ -298,6 +314,9 @@ class Life:
         except Superseded:
             raise
         except Refusal as refusal:
+            if self.progress.waits:  # that is why
+                self._now(version=0, accuracy=None)
+                return
             self._now(version=version, accuracy=None, detail=str(refusal))
 
     def _head(self) -> int:
@@ -378,3 +397,14 @@ class Life:
         self.progress = replace(self.progress, **changes)  # type: ignore[arg-type]
         self._tell(self.progress)
         return self.progress
+
+
+def _why_it_waits(verdict: pb.Verdict) -> str:
+    """Of one that is in the hands of the coordinator (SAFE), and what may be done."""
+    update, id = f"update {verdict.update_id}", verdict.update_id[:12]
+    if verdict.outcome == pb.OUTCOME_QUARANTINED:
+        may = f"`fedshare accept {id}` merges it, `fedshare reject {id}` never does"
+        return f"{update} waits in quarantine: {verdict.reason}; {may}"
+    if verdict.outcome == pb.OUTCOME_BUFFERED:
+        return f"{update} waits in a buffer: it came {verdict.reason}, and is merged with the last of them"
+    return f"{update} is in no version: it was superseded {verdict.reason}"

@@ -30,7 +30,7 @@ def lead_here(plan: Plan, *, stay: bool, console: Console) -> dict[str, Any]:
             words = _milestone(progress)
             if words and words not in said:
                 said.append(words)
-                bar.console.print(words, highlight=False)
+                bar.console.print(words, highlight=False, markup=False, soft_wrap=True)
 
         end = Life(plan, tell, lambda: stay).lead()
     return asdict(end)
@@ -42,7 +42,7 @@ def _milestone(p: Progress) -> str:
     if p.stage == "waiting for the merge":
         return p.detail or f"receipt for update {p.update_id}: it is on the coordinator's disk"
     if p.stage == "kept by the coordinator":
-        return f"update {p.update_id} is in no version yet: {p.detail}"
+        return p.waits
     if p.stage == "not compared":
         return p.detail
     if p.accuracy is not None and p.stage == "evaluating" and p.version:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import random
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from workers.errors import WorkerError
 HUB_PREFIX = "hf:"
 SPLITS = ("train", "test")
 FIELD_CHARACTERS_MAX = 1_000_000
+IN_NO_LABEL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
+"""What a coordinator refuses, after the fit: control characters (tabs and line ends are none), and what is no text."""
 
 Example = tuple[str, int]
 """(text, index of its label)."""
@@ -97,10 +100,19 @@ def _examples(where: str, rows: Iterable[Mapping[str, object]]) -> list[tuple[st
         for field in ("text", "label"):
             if not isinstance(row, Mapping) or row.get(field) is None:
                 raise WorkerError(f"{where}: row {number} has no field {field!r}")
-        examples.append((str(row["text"]), str(row["label"])))
+        examples.append((str(row["text"]), _label(f"{where}: row {number}", str(row["label"]))))
     if not examples:
         raise WorkerError(f"{where} has no examples")
     return examples
+
+
+def _label(where: str, label: str) -> str:
+    if not label.strip():
+        raise WorkerError(f"{where} has an empty label: give it one, or leave the row out")
+    if IN_NO_LABEL.search(label):
+        shown = ascii(label[:100])
+        raise WorkerError(f"{where} has the label {shown}, with a character that no label may hold: rename it")
+    return label
 
 
 def _from_hub(source: str, split: str) -> list[tuple[str, str]]:

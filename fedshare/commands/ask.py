@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from fedshare import options
+from fedshare.table import print_table
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -25,7 +24,8 @@ HEADINGS = (
 )
 """Of the table of versions; a column that has nothing to tell is left out, so that names have room."""
 
-WIDE = 200
+SPARE = ("made", "stale", "weight", "generation", "bytes", "base", "gone", "largest", "basis", "error")
+"""Those of them that a narrow terminal has no room for, what matters least first."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -59,7 +59,8 @@ def status(coordinator: options.Coordinator = options.DEFAULT_COORDINATOR, as_js
         (m.worker, m.task, m.incarnation, time(m.joined_at), time(m.left_at) if m.left_at else "member")
         for m in reply.members
     )
-    console.print(table(("worker", "task", "incarnation", "joined", "left"), rows))
+    headings = ("worker", "task", "incarnation", "joined", "left")
+    print_table(console, headings, rows, spare=("joined", "incarnation", "left"))
 
 
 def versions(coordinator: options.Coordinator = options.DEFAULT_COORDINATOR, as_json: options.Json = False) -> None:
@@ -77,10 +78,7 @@ def versions(coordinator: options.Coordinator = options.DEFAULT_COORDINATOR, as_
         "gone": any(r.gone for r in made),
     }
     shown = [heading for heading in HEADINGS if tells.get(heading, True)]
-    console = Console()
-    if not console.is_terminal:  # a file or a program has room for whole names
-        console = Console(width=WIDE)
-    console.print(table(shown, ([_cells(record)[heading] for heading in shown] for record in made)))
+    print_table(Console(), shown, ([_cells(record)[heading] for heading in shown] for record in made), spare=SPARE)
 
 
 def show(
@@ -91,12 +89,13 @@ def show(
     """One version: what it is made of, and where it came from."""
     with _client(coordinator) as client:
         manifest, _ = client.fetch(version, every_task=True, manifest_only=True)
-        records = [as_dict(r) for r in client.versions(first=version) if r.version == version]
+        records = [r for r in client.versions(first=version) if r.version == version]
     if as_json:
-        print(json.dumps({**records[-1], "manifest": as_dict(manifest), "records": records}))
+        dicts = [as_dict(r) for r in records]
+        print(json.dumps({**dicts[-1], "manifest": as_dict(manifest), "records": dicts}))
         return
     console = Console()
-    for name, value in ((name, value) for record in records for name, value in record.items()):
+    for name, value in ((name, value) for record in records for name, value in _in_words(record).items()):
         console.print(f"{name:<20} {value}", highlight=False, soft_wrap=True)
     basis = sum(b.nbytes for b in manifest.blocks)
     console.print(f"\nbasis: {len(manifest.blocks)} blocks, {basis:,} bytes; tasks:", highlight=False)
@@ -104,7 +103,8 @@ def show(
         (t.task, t.version, len(t.labels), _error(t), f"{t.entry.nbytes:,}", t.entry.digest[:12])
         for t in manifest.tasks
     )
-    console.print(table(("task", "since version", "labels", "error", "bytes", "digest"), rows))
+    headings = ("task", "since version", "labels", "error", "bytes", "digest")
+    print_table(console, headings, rows, spare=("digest", "bytes", "labels", "since version"))
 
 
 def diff(
@@ -148,11 +148,23 @@ def story(
         console.print(f"{time(event.at)}  {event.what:<9} {event.detail}", highlight=False, soft_wrap=True)
 
 
-def _instead(record: pb.VersionRecord) -> str:
-    """What the table shows where a version learned no task that is still known."""
+def _in_words(record: pb.VersionRecord) -> dict[str, object]:
+    metrics = (f"{name} {value:.6g}" for name, value in sorted(record.metrics.items()))
+    words = {"kind": _kind(record), "created_at": time(record.created_at), "metrics": ", ".join(metrics)}
+    return {**as_dict(record), **words}
+
+
+def _kind(record: pb.VersionRecord) -> str:
     from protos.fedshare.v1 import federation_pb2 as pb
 
-    kind = pb.VersionKind.Name(record.kind).removeprefix("VERSION_KIND_").lower()
+    if record.kind == pb.VERSION_KIND_UNSPECIFIED:
+        return "start"
+    return pb.VersionKind.Name(record.kind).removeprefix("VERSION_KIND_").lower()
+
+
+def _instead(record: pb.VersionRecord) -> str:
+    """What the table shows where a version learned no task that is still known."""
+    kind = _kind(record)
     return "(erased)" if kind == "merge" else f"({kind})"
 
 
@@ -194,17 +206,9 @@ def _client(address: str):
     return Client(address)
 
 
-def table(headings: Iterable[str], rows: Iterable[Iterable[object]]) -> Table:
-    shown = Table(box=None, pad_edge=False)
-    for heading in headings:
-        shown.add_column(heading, overflow="fold", no_wrap=heading not in ("worker", "task"))
-    for row in rows:
-        shown.add_row(*map(str, row))
-    return shown
-
-
 def as_dict(message: Message) -> dict[str, Any]:
-    """With numbers as numbers: protobuf's own JSON writes 64-bit ones as text."""
+    """With numbers as numbers and in the message's own order: protobuf's own JSON writes 64-bit ones as text, and what
+    has no value last."""
     from google.protobuf import json_format
 
     plain = json_format.MessageToDict(
@@ -217,7 +221,8 @@ def _numbers(value: dict[str, Any], message: Message) -> dict[str, Any]:
     wide = {f.name for f in message.DESCRIPTOR.fields if f.cpp_type in (f.CPPTYPE_INT64, f.CPPTYPE_UINT64)}
     fields = (f for f in message.DESCRIPTOR.fields if f.message_type)
     nested = [f.name for f in fields if not f.message_type.GetOptions().map_entry]
-    out: dict[str, Any] = {k: int(v) if k in wide and isinstance(v, str) else v for k, v in value.items()}
+    in_order = [(f.name, value[f.name]) for f in message.DESCRIPTOR.fields if f.name in value]
+    out: dict[str, Any] = {k: int(v) if k in wide and isinstance(v, str) else v for k, v in in_order}
     for name in nested:
         inner = getattr(message, name)
         if not hasattr(inner, "DESCRIPTOR"):  # many: their container has none

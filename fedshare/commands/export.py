@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from fedshare import options
+
+if TYPE_CHECKING:
+    from protos.fedshare.v1 import federation_pb2 as pb
 
 
 def add_to(app: typer.Typer) -> None:
@@ -49,10 +51,19 @@ def export(
         "folder": str(folder),
         "labels": list(ref.labels),
         "base_model": spec.base.name,
+        "relative_error": ref.relative_error,
+        "is_bound": ref.is_bound,
     }
     if as_json:
         print(json.dumps(said))
     else:
-        Console().print(
-            f"{task} of version {manifest.version} is in {folder} ({len(ref.labels)} labels)", highlight=False
-        )
+        where = f"{task} of version {manifest.version} is in {folder} ({len(ref.labels)} labels)"
+        print(f"{where}{_lost(ref, spec.tolerance)}")
+
+
+def _lost(ref: pb.TaskRef, tolerance: float) -> str:
+    """Nothing where it is rounding: what a merge may lose."""
+    if ref.relative_error <= tolerance:
+        return ""
+    most = "at most " if ref.is_bound else ""
+    return f"; it has lost {most}{ref.relative_error:.1e} of the dW that was merged, in compactions"

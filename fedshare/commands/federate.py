@@ -135,7 +135,7 @@ def _run(
 ) -> None:
     from fedshare.coordinator_process import CoordinatorProcess
     from fedshare.errors import UserError
-    from fedshare.results import collect, draw, storage_sentence, table
+    from fedshare.results import collect, draw, show
     from fedshare.run import Run
     from fedshare.screen import Screen
     from workers.client import Client
@@ -159,7 +159,7 @@ def _run(
     picture = draw(results, home / "accuracy.png")
     if as_json:
         print(json.dumps({**results.as_json(), "failed": {g.worker: g.error for g in ends if g.error}}))
-    console.print(table(results), storage_sentence(results), sep="\n", highlight=False)
+    show(results, console)
     console.print(f"accuracy over versions: {picture}")
     console.print(f"lineage:  {mlflow_command(home)}", soft_wrap=True, highlight=False)
     console.print(f"ask more: fedshare coordinator --home {home}   and then   fedshare versions", soft_wrap=True)

@@ -21,7 +21,8 @@ def add_to(app: typer.Typer) -> None:
 
 def quarantine(coordinator: options.Coordinator = options.DEFAULT_COORDINATOR, as_json: options.Json = False) -> None:
     """Updates that are unlike the federation's others and wait for somebody to accept or reject them."""
-    from fedshare.commands.ask import as_dict, table, time
+    from fedshare.commands.ask import as_dict, time
+    from fedshare.table import print_table
     from workers.client import Client
 
     with Client(coordinator) as client:
@@ -29,8 +30,12 @@ def quarantine(coordinator: options.Coordinator = options.DEFAULT_COORDINATOR, a
     if as_json:
         print(json.dumps([as_dict(aside) for aside in found]))
         return
-    rows = ((a.update_id[:12], a.task, a.worker, time(a.received_at), a.reason) for a in found)
-    Console().print(table(("update", "task", "worker", "received", "why"), rows) if found else "nothing waits")
+    if not found:
+        print("nothing waits")
+        return
+    rows = ((a.update_id[:12], a.task, a.worker, time(a.received_at)) for a in found)
+    reasons = [a.reason for a in found]
+    print_table(Console(), ("update", "task", "worker", "received"), rows, spare=("received",), below=reasons)
 
 
 def accept(

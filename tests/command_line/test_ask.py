@@ -89,6 +89,15 @@ def test_version_zero_is_shown_as_empty(walk: Walk):
     assert (shown["version"], shown["manifest"]["blocks"], shown["manifest"]["tasks"]) == (0, [], [])
 
 
+def test_every_version_is_shown_in_the_same_order_and_in_words(walk: Walk):
+    texts = [said(walk, "show", version) for version in (0, 2)]
+    orders = [[line.split()[0] for line in text.partition("\n\n")[0].splitlines()] for text in texts]
+    assert orders[0] == orders[1] == [field.name for field in pb.VersionRecord.DESCRIPTOR.fields]
+    assert [list(as_json(walk, "show", version))[: len(orders[0])] for version in (0, 2)] == orders
+    for text, kind in zip(texts, ("start", "merge"), strict=True):
+        assert f"\n{'kind':<20} {kind}\n" in text and "VERSION_KIND" not in text and "{" not in text
+
+
 @pytest.mark.parametrize("digits", [6, 12, 32])
 def test_story_is_found_by_the_first_digits_of_the_id(walk: Walk, record: pb.VersionRecord, digits: int):
     text = said(walk, "story", record.update_id[:digits])

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from forks import fedshare
-from parts import Walk, one_sentence
+from learning import learned
+from parts import CoordinatorHere, Walk, one_sentence, order
 
+from protos.fedshare.v1 import federation_pb2 as pb
 from workers.base_model import find_base_model
 from workers.evaluate import logits_of
 from workers.life import Life
@@ -33,8 +35,11 @@ def test_export_is_the_workers_function(walk: Walk, tiny_base: Path, tmp_path: P
     ended = fedshare("export", "--task", task, "--to", folder, "-c", walk.coordinator.address, "--json")
     assert ended.returncode == 0, ended.stderr
     labels = {"colour": ["green", "red"], "animal": ["cat", "dog"]}[task]
-    assert json.loads(ended.stdout) == {
+    said = json.loads(ended.stdout)
+    assert said.pop("relative_error") < 1e-5
+    assert said == {
         "task": task, "version": 2, "folder": str(folder), "labels": labels, "base_model": str(tiny_base),
+        "is_bound": False,
     }  # fmt: skip
     assert json.loads((folder / "labels.json").read_text()) == labels
     [life] = [led.life for led in walk.led[1:] if led.life.plan.task == task]
@@ -50,6 +55,21 @@ def test_export_in_words_goes_to_a_folder_named_like_the_task(walk: Walk, tmp_pa
     assert (ended.returncode, ended.stderr) == (0, "")
     assert ended.stdout == "colour of version 2 is in colour-lora (2 labels)\n"
     assert (tmp_path / "colour-lora" / "adapter_model.safetensors").is_file()
+
+
+def test_export_of_a_compacted_task_says_what_part_of_it_is_lost(here: CoordinatorHere, tmp_path: Path):
+    learning = learned(here)
+    order(here, compact=pb.Compact(size=5))
+    learning.learn("d", base=5)
+    order(here, compact=pb.Compact(size=4))
+    errors = {ref.task: f"{ref.relative_error:.1e}" for ref in learning.everything()[0].tasks}
+    for task, version, lost in (("a", 4, ""), ("d", 7, errors["d"]), ("a", 7, f"at most {errors['a']}")):
+        folder = tmp_path / f"{task}-{version}"
+        ended = fedshare("export", "--task", task, "--version", version, "--to", folder, "-c", here.address)
+        said = f"{task} of version {version} is in {folder} (2 labels)"
+        assert (
+            ended.stdout == said + (lost and f"; it has lost {lost} of the dW that was merged, in compactions") + "\n"
+        )
 
 
 def test_version_of_a_task_is_exported_the_same_as_long_as_it_was_not_learned_again(walk: Walk, tmp_path: Path):

@@ -9,7 +9,7 @@ from subprocess import CompletedProcess
 
 import pytest
 from forks import fedshare
-from learning import Learning, keep_aside, learned
+from learning import WHY, Learning, keep_aside, learned
 from parts import CoordinatorHere, one_sentence, small_home
 
 Give = Callable[..., CompletedProcess[str]]
@@ -73,7 +73,8 @@ def test_quarantine_lists_what_waits_and_accept_and_reject_judge_it(give: Give, 
     assert said(give("quarantine")) == "nothing waits\n" and json.loads(said(give("quarantine", "--json"))) == []
     first, second = (keep_aside(learning, task) for task in ("odd", "odder"))
     lines = said(give("quarantine")).splitlines()
-    assert [line.split()[:2] for line in lines[1:]] == [[first[:12], "odd"], [second[:12], "odder"]]
+    assert [line.split()[:2] for line in lines[1::2]] == [[first[:12], "odd"], [second[:12], "odder"]]
+    assert lines[2::2] == [f"  {WHY}"] * 2
     assert [a["update_id"] for a in json.loads(said(give("quarantine", "--json")))] == [first, second]
     assert "2 quarantined" in said(give("status"))
     assert said(give("accept", first[:8])) == f"version 5: update {first[:12]} for task odd was accepted\n"

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 from forks import fedshare
-from parts import Coordinator, Walk, federation_text, one_sentence, small_home, until
+from learning import Learning
+from parts import Coordinator, CoordinatorHere, Walk, federation_text, one_sentence, small_home, until
 
 from fedshare.federation_file import read_federation_file
 from protos.fedshare.v1 import federation_pb2 as pb
@@ -68,6 +69,37 @@ def test_worker_says_in_json_how_it_ended(tiny_spec: pb.FederationSpec, tasks: P
     assert 0 <= end["accuracy"] <= 1
     assert "joined (incarnation 1); fitting beside version 0" in ended.stderr
     assert f"receipt for update {record.update_id}" in ended.stderr
+
+
+def test_worker_whose_update_is_in_quarantine_says_each_time_how_it_comes_out(
+    tiny_spec: pb.FederationSpec, tasks: Path, tmp_path: Path
+):
+    spec = pb.FederationSpec()
+    spec.CopyFrom(tiny_spec)
+    spec.quarantine.deviations_max, spec.quarantine.updates_min = 3, 2
+    given = ("worker", "--task", "number", "--data", tasks / "number", "--home", tmp_path / "worker")
+    with CoordinatorHere(small_home(tmp_path / "home", spec)) as coordinator:
+        learning = Learning(coordinator)
+        for seed in (1, 2):
+            learning.learn(f"loud-{seed}", seed=seed)
+        first, again = (fedshare(*given, "-c", coordinator.address, "--json") for _ in range(2))
+        with coordinator.client() as client:
+            [aside] = client.quarantined()
+        judged = fedshare("accept", aside.update_id, "-c", coordinator.address)
+        last = fedshare(*given, "-c", coordinator.address, "--json")
+    id = aside.update_id[:12]
+    said = (
+        f"update {aside.update_id} waits in quarantine: {aside.reason};"
+        f" `fedshare accept {id}` merges it, `fedshare reject {id}` never does"
+    )
+    for ended in (first, again):
+        assert ended.returncode == 0 and ended.stderr.splitlines()[-1] == said
+        end = json.loads(ended.stdout)
+        assert (end["update_id"], end["version"], end["accuracy"]) == (aside.update_id, 0, None)
+        assert (end["waits"], end["detail"]) == (said, "")
+    assert judged.returncode == 0
+    end = json.loads(last.stdout)
+    assert (end["version"], end["waits"]) == (3, "") and end["accuracy"] is not None
 
 
 def test_mistake_in_the_data_is_one_sentence_and_joins_nothing(walk: Walk, tmp_path: Path):

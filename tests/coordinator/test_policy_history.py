@@ -122,6 +122,15 @@ def test_tasks_are_what_the_formulas_say_each_contribution_against_its_own_base(
     walk.must_be("buffered", *BUFFERED_6)
 
 
+def test_story_of_a_contribution_has_what_was_measured_until_its_worker_sent_the_next(walk: Walk):
+    versions = range(1, 7)
+    walk.report("x", "buffered", *versions)
+    walk.report("a", "mixed", *versions)
+    told = {key: walk.reported(walk.receipts[key].update_id) for key in walk.receipts}
+    assert (told["buffered@x#1"], told["buffered@x#2"], told["buffered@x#3"]) == ([4, 5], [6], [])
+    assert (told["mixed@a#1"], told["mixed@a#2"], told["mixed@b#1"]) == ([2, 3, 4], [5, 6], [])
+
+
 def test_records_verdicts_and_stories_say_weights_norms_and_staleness(walk: Walk):
     records = {(r.task, r.worker, r.version): r for r in walk.coordinator.versions()}
     assert len(records) == 8 and len({r.version for r in records.values()}) == 6

@@ -77,6 +77,29 @@ def test_what_a_rollback_takes_back_is_reverted_and_the_rest_stays_merged(learni
     assert "rollback to version 2" in learning.verdict("c").reason
 
 
+def test_story_has_what_was_measured_while_the_update_was_the_task_and_no_other(learning: Learning):
+    first, second = learning.receipts["a"].update_id, learning.learn("a", base=4).update_id
+    order(learning.coordinator, forget=pb.Forget(task="c"))
+    order(learning.coordinator, rollback=pb.Rollback(version=4))
+    learning.report("a-worker", "a", *range(1, 8))
+    learning.report("another", "a", 1)
+    assert learning.reported(first) == [1, 2, 3, 4, 7] and learning.reported(second) == [5, 6]
+    order(learning.coordinator, forget=pb.Forget(task="a"))
+    order(learning.coordinator, rollback=pb.Rollback(version=6))
+    learning.report("a-worker", "a", 8, 9)
+    assert learning.reported(first) == [1, 2, 3, 4, 7] and learning.reported(second) == [5, 6, 9]
+
+
+def test_story_of_an_update_that_was_accepted_late_has_what_was_measured_since(learning: Learning):
+    accepted = keep_aside(learning)
+    other = learning.learn("odd", base=4).update_id
+    order(learning.coordinator, judge=pb.Judge(update_id=accepted, accept=True))
+    order(learning.coordinator, rollback=pb.Rollback(version=4))
+    order(learning.coordinator, rollback=pb.Rollback(version=6))
+    learning.report("odd-worker", "odd", 5, 6, 7, 8)
+    assert learning.reported(other) == [5] and learning.reported(accepted) == [6, 8]
+
+
 def test_what_was_reverted_can_be_submitted_again_and_again_merged_by_a_rollback(learning: Learning):
     order(learning.coordinator, rollback=pb.Rollback(version=2))
     learning.learn("c@again", seed=2)

@@ -45,12 +45,17 @@ def test_two_workers_whose_halves_are_buffered_learn_no_worse_than_each(federati
         left, right = (Walk(coordinator, tmp_path / half, tmp_path / f"at-{half}") for half in ("left", "right"))
         first = left.lead("colour", worker="left")
         assert "kept by the coordinator" in first.stages and first.end.accuracy is None
-        assert first.end.detail == "with 1 of 2 contributions to its task"
-        assert "fitting" not in left.lead("colour", worker="left").stages  # it waits, and is not learned again
+        given_again = left.lead("colour", worker="left")
+        assert "fitting" not in given_again.stages  # it waits, and is not learned again
+        for end in (first.end, given_again.end):
+            assert end.waits == (
+                f"update {first.end.update_id} waits in a buffer: it came with 1 of 2 contributions to its task,"
+                " and is merged with the last of them"
+            )
         second = right.lead("colour", worker="right")
         assert second.end.version == 1 and second.end.accuracy is not None
         came_back = left.lead("colour", worker="left")  # it waits no more, and is not learned again
-        assert "fitting" not in came_back.stages and came_back.end.version == 1
+        assert "fitting" not in came_back.stages and (came_back.end.version, came_back.end.waits) == (1, "")
         again = [w.lead("colour", worker=n, learn_again=True) for w, n in ((left, "left"), (right, "right"))]
         records = coordinator.versions()
         assert [(r.version, r.worker, r.base_version) for r in records] == [

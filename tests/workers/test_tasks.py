@@ -29,6 +29,18 @@ MISTAKES: dict[str, tuple[Callable[[Path], None], str]] = {
     "no test split": (lambda f: (f / "train.csv").write_text(GOOD), "{f} has no test.csv and no test.jsonl"),
     "no such column": (lambda f: write(f, "text,class\na,no\n"), "{f}/train.csv: row 1 has no field 'label'"),
     "a short row": (lambda f: write(f, "text,label\na,no\nb\n"), "{f}/train.csv: row 2 has no field 'label'"),
+    "an empty label": (
+        lambda f: write(f, "text,label\na,no\nb,\n"),
+        "{f}/train.csv: row 2 has an empty label: give it one, or leave the row out"),
+    "a label of spaces": (
+        lambda f: write(f, GOOD, "text,label\na,no\nb,  \n"),
+        "{f}/test.csv: row 2 has an empty label: give it one, or leave the row out"),
+    "a label with a control character": (
+        lambda f: write(f, "text,label\na,no\nb,ye\x00s\n"),
+        "{f}/train.csv: row 2 has the label 'ye\\x00s', with a character that no label may hold"),
+    "a label with half a character": (
+        lambda f: write(f, lines({"text": "a", "label": "no"}, {"text": "b", "label": "\ud800"}), "", "jsonl"),
+        "{f}/train.jsonl: row 2 has the label '\\ud800', with a character that no label may hold"),
     "an empty file": (lambda f: write(f, ""), "{f}/train.csv has no examples"),
     "an empty split": (lambda f: write(f, GOOD, "text,label\n"), "{f}/test.csv has no examples"),
     "one label": (
@@ -89,6 +101,11 @@ def test_file_that_a_spreadsheet_wrote_is_read(tmp_path: Path):
     """With a byte order mark, carriage returns, quoted commas and line breaks."""
     write(tmp_path, '\ufefftext,label\r\n"a, b",no\r\n"c\r\nd",yes\r\n')
     assert load_task("task", str(tmp_path)).train == (("a, b", 0), ("c\r\nd", 1))
+
+
+def test_label_may_hold_tabs_and_line_ends(tmp_path: Path):
+    write(tmp_path, 'text,label\na,no\nb,"y\te\r\ns"\n')
+    assert load_task("task", str(tmp_path)).labels == ("no", "y\te\r\ns")
 
 
 def test_limit_keeps_a_choice_that_depends_on_the_seed_only(tmp_path: Path):
