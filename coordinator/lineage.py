@@ -220,25 +220,31 @@ class _Store:
 
     def erase(self, update_ids: set[str], contributors: set[tuple[str, str]]) -> None:
         """Delete the runs that say more of these updates than their id, and those of workers other than these."""
+        from mlflow.entities import LifecycleStage
+
         gone = [
-            run.info.run_id
+            run
             for run in self._runs(self._versions)
             if run.data.tags.get("fedshare.update_id") in update_ids and _may_name(run.data.tags)
         ]
         gone += [
-            run.info.run_id
+            run
             for run in self._runs(self._workers)
             if (run.data.tags.get("fedshare.worker"), run.data.tags.get("fedshare.task")) not in contributors
         ]
-        for run_id in gone:
-            self._client.delete_run(run_id)
+        for run in gone:
+            if run.info.lifecycle_stage == LifecycleStage.ACTIVE:
+                self._client.delete_run(run.info.run_id)
         if self._database is not None:
-            erase_runs(self._database, gone)
+            erase_runs(self._database, [run.info.run_id for run in gone])
 
     def _runs(self, experiment_id: str) -> Iterator[Run]:
+        """Those that are marked as deleted, too: an erasure may have been cut off before it really deleted them."""
+        from mlflow.entities import ViewType
+
         where, token = f"tags.`fedshare.federation_id` = '{self._federation_id}'", None
         while True:
-            page = self._client.search_runs([experiment_id], where, page_token=token)
+            page = self._client.search_runs([experiment_id], where, ViewType.ALL, page_token=token)
             yield from page
             token = page.token
             if not token:

@@ -24,18 +24,19 @@ from share_algo.pack import packed, unpacked
 from share_algo.quantise import reduced, restored
 from share_algo.types import LAYOUT, LINEAR, NO_TENSORS, Basis, Block, Coefficients, Directions, TaskEntry, Update
 from share_algo.weights import WeightRecipe, basis_with_weights
+from share_algo.writable import check, check_count, check_header, check_shape, shown
 
 METADATA = "share_algo"
 SAID = ("layouts", "settings", "derived", "packed")
 SUBSPACE_TYPES = (torch.float32,)
 HEAD_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-TENSORS_MAX = 100_000
-"""More tensors than this in one blob are refused before any is looked at."""
 
 
 def encode_block(block: Block) -> bytes:
     derived = {m: d.recipe.said for m, d in block.items() if isinstance(d, DerivedDirections)}
-    return save(_flat_block(block), _metadata({"derived": derived}))
+    flat = _flat_block(block)
+    check(flat, {}, derived)
+    return _saved(flat, {"derived": derived})
 
 
 def encode_entry(entry: TaskEntry, *, compact_if_exact: bool = False) -> bytes:
@@ -43,15 +44,17 @@ def encode_entry(entry: TaskEntry, *, compact_if_exact: bool = False) -> bytes:
     flat = _flat_entry(entry)
     if compact_if_exact and _is_exact(flat):
         return encode_update(Update({}, entry), compact=True)
-    return save(flat, _metadata(_about(entry)))
+    check(flat, entry.settings)
+    return _saved(flat, _about(entry))
 
 
 def encode_update(update: Update, *, compact: bool = False, direction_bits: int = 8) -> bytes:
     """compact: rounded (see quantise.py), directions to 4 or 8 bits a number; `decode_update` of it is then what is
     sent, so measure that."""
     flat = {**_flat_block(update.block), **_flat_entry(update.entry)}
+    check(flat, update.entry.settings)
     flat, layout = packed(reduced(flat, direction_bits)) if compact else (flat, {})
-    return save(flat, _metadata({**_about(update.entry), "packed": layout}))
+    return _saved(flat, {**_about(update.entry), "packed": layout})
 
 
 def decode_block(blob: bytes) -> Block:
@@ -105,7 +108,7 @@ def _block(by_kind: Mapping[str, Mapping[str, Tensor]]) -> Block:
 
 
 def _recipe(module: str, said: object) -> Derivation:
-    if not isinstance(said, list) or len(said) != 4:
+    if not isinstance(said, list) or [type(x) for x in said] not in ([str, int, int, int], [int, int, int, int]):
         raise AlgebraError(f"{module}: a recipe of derived directions is a seed or a fingerprint, columns, N and D")
     return WeightRecipe(module, *said) if isinstance(said[0], str) else Recipe(module, *said)
 
@@ -130,9 +133,39 @@ def _metadata(said: Mapping[str, Any]) -> dict[str, str] | None:
     return {METADATA: json.dumps(said, sort_keys=True)} if said else None
 
 
+def _saved(flat: dict[str, Tensor], said: Mapping[str, Any]) -> bytes:
+    blob = save(flat, _metadata(said))
+    check_header(int.from_bytes(blob[:8], "little"))
+    return blob
+
+
 def metadata_of(blob: bytes) -> dict[str, str]:
     """The metadata of a blob that is known to be whole safetensors."""
-    return json.loads(blob[8 : 8 + int.from_bytes(blob[:8], "little")]).get("__metadata__", {})
+    return _header(blob).get("__metadata__") or {}
+
+
+def _header(blob: bytes) -> dict[str, Any]:
+    """What a blob says of its tensors, before safetensors or torch are asked to make room for them."""
+    size = int.from_bytes(blob[:8], "little")
+    check_header(size)
+    try:
+        header = json.loads(blob[8 : 8 + size])
+    except (ValueError, RecursionError):
+        raise AlgebraError("not a safetensors blob: its header is not JSON") from None
+    if not isinstance(header, dict):
+        raise AlgebraError("not a safetensors blob: its header is no table of tensors")
+    return header
+
+
+def _loaded(blob: bytes) -> dict[str, Tensor]:
+    about = {name: said for name, said in _header(blob).items() if name != "__metadata__"}
+    check_count(len(about))
+    for name, said in about.items():
+        check_shape(name, said.get("shape") if isinstance(said, dict) else None)
+    try:
+        return load(blob)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise AlgebraError(f"not a safetensors blob: {shown(error)}") from None
 
 
 def _said(blob: bytes) -> dict[str, dict[str, Any]]:
@@ -148,17 +181,13 @@ def _said(blob: bytes) -> dict[str, dict[str, Any]]:
 
 def _by_kind(blob: bytes) -> tuple[dict[str, dict[str, Tensor]], dict[str, dict[str, Any]]]:
     """What is in it, and what its metadata say."""
-    try:
-        loaded, said = load(blob), _said(blob)
-        tensors = restored(unpacked(loaded, said.get("packed", {})))
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise AlgebraError(f"not a safetensors blob: {error}") from None
-    if len(tensors) > TENSORS_MAX:
-        raise AlgebraError(f"{len(tensors)} tensors in one blob; at most {TENSORS_MAX} are read")
+    loaded, said = _loaded(blob), _said(blob)
+    tensors = restored(unpacked(loaded, said.get("packed", {})))
+    check(tensors, said.get("settings", {}), said.get("derived", {}))
     by_kind: dict[str, dict[str, Tensor]] = {"out": {}, "in": {}, "P": {}, "Q": {}, "head": {}}
     for full_name, tensor in tensors.items():
         kind, _, name = full_name.partition("/")
-        if kind not in by_kind or not name:
+        if kind not in by_kind:
             raise AlgebraError(f"unknown tensor {full_name[:80]!r}")
         if tensor.dtype not in (HEAD_TYPES if kind == "head" else SUBSPACE_TYPES) or not _is_finite(tensor):
             raise AlgebraError(f"{name}: {kind} must hold finite float32 numbers (a head: any float of 16 to 64 bits)")

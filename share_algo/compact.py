@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from share_algo.certificate import ErrorsReport
+from share_algo.certificate import ROUNDING, ErrorsReport
 from share_algo.errors import AlgebraError
 from share_algo.subspace import Result, Subspace, require_float32
 from share_algo.tucker import Cores, smallest, tucker
@@ -28,7 +28,7 @@ EXPLAINED_VARIANCE = 0.6
 """The paper's choice. As a bound on dW's error it means little: about 63 % of each factor."""
 
 EXACT = 1e-12
-"""So that a task that is zero, or a tolerance of 0, does not hang on float64's rounding."""
+"""So that a task that is zero does not hang on float64's rounding."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,10 @@ def compact(
 ) -> Compacted:
     """A subspace of fewer directions; `subspace` itself is unchanged. Modules that would not shrink stay bitwise.
 
-    size: columns a side, or (K, L), or either by module (others stay).
+    size: most columns a side, or (K, L), or either by module (others stay). There are fewer where the tasks need fewer:
+    which way a column points that holds rounding alone (ROUNDING, relative to each task) is arbitrary.
     tolerance: as few as lose at most this, relative, of each task in each module; may be by module (others stay).
+    Below ROUNDING it counts as ROUNDING.
     weights: multiply 1/||dW||^2 of the tasks named ("joint" only). centred: as the paper ("share" only).
     With "share" and no size: EXPLAINED_VARIANCE. Raises AlgebraError for contradictory arguments.
     Cost per module: T R (K^2 + L^2) a round, N K k + D L l for the new columns.
@@ -69,7 +71,8 @@ def compact(
     scale = _scales(subspace, weights or {})
     rotations, lost = {}, {}
     for module, cores, tasks in _each_module(subspace, _chosen(subspace, size, tolerance), scale):
-        columns = _columns(module, cores, size, tolerance, policy, centred)
+        norms = [subspace.certificate(task).norm for task in tasks]
+        columns = _columns(module, cores, norms, size, tolerance, policy, centred)
         if columns is not None:
             rotations[module] = columns
             lost[module] = dict(zip(tasks, cores.lost_T(*columns).tolist(), strict=True))
@@ -120,7 +123,13 @@ def _each_module(
 
 
 def _columns(
-    module: str, cores: Cores, size: Size | None, tolerance: Tolerance | None, policy: str, centred: bool
+    module: str,
+    cores: Cores,
+    norms: list[float],
+    size: Size | None,
+    tolerance: Tolerance | None,
+    policy: str,
+    centred: bool,
 ) -> Turn | None:
     """The module's new columns inside the old ones, or None where nothing would shrink."""
     K, L = cores.P_TKR.shape[1], cores.Q_TLR.shape[1]
@@ -133,14 +142,22 @@ def _columns(
         if (k, width_in) == (K, L):
             return None
         if policy == "joint":
-            return tucker(cores, k, width_in)
-        return _principal(cores.P_TKR, k, centred), _principal(cores.Q_TLR, width_in, centred)
+            return _without_rounding(cores, norms, tucker(cores, k, width_in))
+        sides = _principal(cores.P_TKR, k, centred), _principal(cores.Q_TLR, width_in, centred)
+        return _without_rounding(cores, norms, sides)
     if policy == "share":
         return _principal(cores.P_TKR, None, centred), _principal(cores.Q_TLR, None, centred)
-    allowed = tolerance[module] if isinstance(tolerance, Mapping) else tolerance or 0.0
+    allowed = max(ROUNDING, tolerance[module] if isinstance(tolerance, Mapping) else tolerance or 0.0)
     norm_T = cores.norm_T()
     found = smallest(cores, allowed * norm_T + EXACT * norm_T.max())
     return None if (found[0].shape[1], found[1].shape[1]) == (K, L) else found
+
+
+def _without_rounding(cores: Cores, norms: list[float], columns: Turn) -> Turn:
+    """The first columns, without which a task would lose more than float32's rounding of it."""
+    M_out, M_in = columns
+    k, width_in = cores.needed(M_out, M_in, ROUNDING * cores.weight_T.new_tensor(norms))
+    return M_out[:, :k], M_in[:, :width_in]
 
 
 def _principal(X_TKR: Tensor, size: int | None, centred: bool) -> Tensor:

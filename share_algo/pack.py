@@ -12,6 +12,7 @@ from torch import Tensor
 
 from share_algo.errors import AlgebraError
 from share_algo.quantise import DIRECTIONS, LEVELS_BY_BITS, SCALE, scales_of
+from share_algo.writable import check_count, check_name, check_shape
 
 STEPS, SCALES, HALVES = "steps", "scales", "halves"
 HALF_BITS = 4
@@ -45,6 +46,8 @@ def unpacked(tensors: Mapping[str, Tensor], layout: object) -> dict[str, Tensor]
     shapes = _shapes(layout)
     if not shapes:
         return dict(tensors)
+    if odd := sorted(whole.keys() & {full for name in shapes for full in (name, name + SCALE)}):
+        raise AlgebraError(f"{odd[0][:80]!r}: is packed, and is there once more")
     counts = [scales_of(name, shape) for name, (shape, _) in shapes.items()]
     scales = _split(tensors, SCALES, torch.float32, counts)
     steps = _split(tensors, STEPS, torch.int8, [_size(s) for s, is_half in shapes.values() if not is_half])
@@ -81,11 +84,13 @@ def _shapes(layout: object) -> dict[str, tuple[tuple[int, int], bool]]:
     shapes = {}
     for module, kinds in layout.items() if isinstance(layout, dict) else []:
         for kind, shape in kinds.items() if isinstance(kinds, dict) else []:
-            if not isinstance(shape, list) or {type(n) for n in shape} != {int} or min(shape) < 0:
-                raise AlgebraError(f"{module[:80]}: {kind[:20]}: a packed tensor has two sizes")
+            name = f"{kind}/{module}"
+            check_name(name)
+            check_shape(name, shape)
             if len(shape) != 2 and shape[2:] != [HALF_BITS]:
-                raise AlgebraError(f"{module[:80]}: {kind[:20]}: a packed tensor has two sizes, and 4 if in halves")
-            shapes[f"{kind}/{module}"] = (shape[0], shape[1]), len(shape) == 3
+                raise AlgebraError(f"{name[:80]!r}: a packed tensor has two sizes, and 4 if it is in halves")
+            shapes[name] = (shape[0], shape[1]), len(shape) == 3
+            check_count(len(shapes))
     return shapes
 
 

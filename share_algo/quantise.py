@@ -90,5 +90,5 @@ def _quantised(tensor_NK: Tensor, levels: int = LEVELS, *, power_of_two: bool = 
 
 def _restored(name: str, steps_NK: Tensor, scale_K: Tensor | None) -> Tensor:
     if scale_K is None or steps_NK.ndim != 2 or scale_K.shape != (steps_NK.shape[1],):
-        raise AlgebraError(f"{name}: an int8 tensor needs one scale for each column")
+        raise AlgebraError(f"{name[:80]!r}: an int8 tensor needs one scale for each column")
     return steps_NK.float() * scale_K.float()

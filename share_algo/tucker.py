@@ -47,6 +47,13 @@ class Cores:
         """|| C_t - M_out M_out^T C_t M_in M_in^T ||_F for each task, from two orthogonal parts: nothing cancels."""
         return torch.cat([_lost_T(P_TKR, Q_TLR, M_out, M_in) for P_TKR, Q_TLR in _few(self.P_TKR, self.Q_TLR)])
 
+    def needed(self, M_out: Tensor, M_in: Tensor, allowed_T: Tensor) -> tuple[int, int]:
+        """How many of the first columns a side do: without that side's others no task loses more than `allowed_T`."""
+        few = [_behind_T(P_TKR, Q_TLR, M_out, M_in) for P_TKR, Q_TLR in _few(self.P_TKR, self.Q_TLR)]
+        sides = (torch.cat(side) > allowed_T.square()[:, None] for side in zip(*few, strict=True))
+        k, width_in = (int(is_needed.sum(1).max()) for is_needed in sides)
+        return k, width_in
+
     def grams(self) -> tuple[Tensor, Tensor]:
         """sum w C C^T and sum w C^T C."""
         return _gram(self.P_TKR, self.Q_TLR, self.weight_T), _gram(self.Q_TLR, self.P_TKR, self.weight_T)
@@ -102,6 +109,14 @@ def _lost_T(P_TKR: Tensor, Q_TLR: Tensor, M_out: Tensor, M_in: Tensor) -> Tensor
     inside_P = M_out @ (M_out.T @ P_TKR)
     outside_P, outside_Q = P_TKR - inside_P, Q_TLR - M_in @ (M_in.T @ Q_TLR)
     return (_energy_T(outside_P, Q_TLR) + _energy_T(inside_P, outside_Q)).clamp(min=0).sqrt()
+
+
+def _behind_T(P_TKR: Tensor, Q_TLR: Tensor, M_out: Tensor, M_in: Tensor) -> tuple[Tensor, Tensor]:
+    """Energy of each task in each column and all after it, out and in."""
+    P_TkR, Q_TlR = M_out.T @ P_TKR, M_in.T @ Q_TLR
+    each = ((X @ (Y.mT @ Y) * X).sum(2).clamp(min=0) for X, Y in ((P_TkR, Q_TlR), (Q_TlR, P_TkR)))
+    out, inn = (energy.flip(1).cumsum(1).flip(1) for energy in each)
+    return out, inn
 
 
 def _gram(X_TKR: Tensor, Y_TLR: Tensor, weight_T: Tensor, inside: Tensor | None = None) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +11,9 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from parts import Coordinator, RawWorker, order, random_adapter, small_home, until
+from parts import Coordinator, RawWorker, history_of, order, random_adapter, small_home, until
 
+from coordinator import lineage
 from coordinator.home import open_home
 from coordinator.lineage import DRAIN_SECONDS_MAX
 from coordinator.measured import Measured
@@ -165,3 +167,34 @@ def test_mlflows_own_file_holds_no_name_that_was_erased(tmp_path: Path):
     assert sorted(by_version) == [1, 2, 3, 4, 5]
     assert (by_version[2]["fedshare.task"], by_version[3]["fedshare.warm_start"]) == ("", "(erased)")
     assert by_version[4]["fedshare.note"].endswith("where others began that stay: (erased)")
+
+
+def test_erasure_that_is_cut_off_after_mlflow_marked_its_runs_is_finished_by_the_next_try(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    home = small_home(tmp_path / "home")
+    with Coordinator(home) as coordinator:
+        learn(coordinator, "a", 0)
+        learn(coordinator, "b", 1)
+        assert coordinator.stop() == 0
+    assert said_of("b-worker", home)
+    with Coordinator(home, "--no-lineage") as coordinator:
+        order(coordinator, forget=pb.Forget(task="b", erase=True))
+
+    def locked(*_: object) -> None:
+        raise sqlite3.OperationalError("database is locked")
+
+    with open_home(home) as opened:
+        for erase in (locked, lineage.erase_runs):
+            assert said_of("b-worker", home)
+            monkeypatch.setattr(lineage, "erase_runs", erase)
+            reader = lineage.Lineage(opened, history_of(opened).catalog, Measured(opened.engine))
+            reader.start()
+            reader.stop()
+    assert not said_of("b-worker", home)
+    mlflow = MlflowClient(f"sqlite:///{home}/lineage/mlflow.db")
+    assert [run.info.run_name for run in runs(mlflow, "small/workers")] == ["a@a-worker"]
+
+
+def said_of(worker: str, home: Path) -> list[Path]:
+    return [file for file in (home / "lineage").rglob("*") if file.is_file() and worker.encode() in file.read_bytes()]

@@ -101,6 +101,11 @@ def with_metadata(blob: bytes, said: str) -> bytes:
     return safetensors.torch.save(safetensors.torch.load(blob), {METADATA: said})
 
 
+def with_packed_head(blob: bytes, layout: str) -> bytes:
+    packed = {"steps": torch.ones(6, dtype=torch.int8), "scales": torch.ones(2)}
+    return with_metadata(changed(blob, **packed), f'{{"packed": {layout}}}')
+
+
 MALFORMED = {
     "cut off": lambda blob: blob[:-10],
     "longer than its header says": lambda blob: blob + b"\0" * 8,
@@ -127,6 +132,10 @@ MALFORMED = {
     "metadata without end": lambda blob: with_metadata(blob, "[" * 100_000),
     "settings that are a number": lambda blob: with_metadata(blob, '{"settings": 1}'),
     "a layout that is not there": lambda blob: with_metadata(blob, f'{{"layouts": {{"{A}": "spiral"}}}}'),
+    "a name that no encoding has": lambda blob: with_packed_head(blob, r'{"x\ud800": {"head": [2, 3]}}'),
+    "a name that a scale needs": lambda blob: changed(
+        blob, **{f"head/{n}": torch.ones(2, 3) for n in ("x", "x.scale")}
+    ),
     "double precision": lambda blob: as_type(blob, f"Q/{B}", torch.float64),
     "float8": lambda blob: as_type(blob, f"Q/{B}", torch.float8_e4m3fn),
     "float8 in the head": lambda blob: as_type(blob, "head/classifier.weight", torch.float8_e5m2),

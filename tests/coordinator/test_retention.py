@@ -243,6 +243,17 @@ def test_forget_and_replay_need_nothing_that_was_collected(learning: Learning):
     assert max(reply.task.value, reply.basis.value) < SAME
 
 
+def test_replay_needs_no_columns_that_only_what_was_replaced_had(learning: Learning):
+    for task in "ab":
+        learning.learn(task, base=3, seed=ord(task))
+    order(learning.coordinator, compact=pb.Compact(size=8))
+    assert learning.coordinator.versions()[-1].basis_out == 6
+    learning.learn("d", base=6)
+    assert "stated anew" in collected(learning, keep=1).reason
+    reply = learning.replay()
+    assert max(reply.task.value, reply.basis.value) < SAME
+
+
 def test_what_was_reverted_can_be_merged_again_and_forgotten_after_its_base_version_was_collected(learning: Learning):
     learning.learn("d", base=1)
     order(learning.coordinator, compact=pb.Compact(size=7))

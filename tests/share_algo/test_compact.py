@@ -9,7 +9,7 @@ from algebra_samples import adapter, bits, dense, orthonormality, related, relat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from share_algo import Adapter, AlgebraError, Factors, Subspace, compact, merge
+from share_algo import Adapter, AlgebraError, Basis, Factors, Subspace, compact, derived_block, merge
 from share_algo.tucker import Cores, tucker
 
 SLACK = 3e-6
@@ -117,6 +117,44 @@ def test_module_with_its_own_size_is_the_only_one_that_changes():
     assert after.basis.widths()["encoder.q"] == (2, 3)
     before = bits(made)
     assert all(value == before[key] for key, value in bits(after).items() if "encoder.v" in key)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seeds, st.integers(1, 3), st.sampled_from([1e-3, 1.0, 1e3]), st.integers(1, 20))
+def test_columns_that_no_task_needs_any_more_do_not_outlive_a_compaction(seed, tasks, loud, size):
+    """Of tasks that were learned anew, the old directions hold rounding alone: which they are would be arbitrary."""
+    earlier, later = (related(seed + i, tasks, 4, 0.3) for i in (0, 1))
+    first = later[0].factors["m"]
+    later[0] = Adapter({"m": Factors(loud * first.B_NR, first.A_RD)})
+    made = subspace(earlier)
+    for number, one in enumerate(later):
+        made = merge(made, f"t{number}", one, tolerance=1e-5).subspace
+    after = compact(made, size=size).subspace
+    assert_certificates_true(after, {f"t{i}": a for i, a in enumerate(later)})
+    mats = [dense(a)["m"] / np.linalg.norm(dense(a)["m"]) for a in later]
+    widths = made.basis.widths()["m"]
+    for side, stacked in enumerate((np.concatenate(mats, 1), np.concatenate([m.T for m in mats], 1))):
+        needed = int(np.linalg.matrix_rank(stacked, tol=1e-5))
+        columns = after.basis["m"].out_NK if side == 0 else after.basis["m"].in_DL
+        if size < max(widths):
+            assert columns.shape[1] == min(size, needed)
+        if needed <= size < max(widths):
+            span = np.linalg.svd(stacked)[0][:, :needed]
+            assert np.linalg.norm(columns.double().numpy() - span @ (span.T @ columns.double().numpy())) < 1e-4
+
+
+def test_module_in_which_no_task_has_anything_left_keeps_no_columns_and_is_read_as_zero(tmp_path):
+    zero = Factors(torch.zeros(9, 3), torch.randn(3, 16))
+    for derived in ({}, derived_block({"encoder.v": (9, 16)}, 5, seed=1)):
+        made = Subspace(Basis((derived,)) if derived else Basis())
+        for one in (adapter(1), Adapter({**adapter(2).factors, "encoder.v": zero})):
+            made = merge(made, "t", one).subspace
+        compact(made, size=2).subspace.save(tmp_path)
+        after = Subspace.load(tmp_path)
+        assert after.basis.widths() == {"encoder.q": (2, 2), "encoder.v": (0, 0)}
+        assert not dense(after.adapter("t"))["encoder.v"].any()
+        again = merge(after, "u", adapter(3)).subspace
+        assert relative_error(adapter(3), again.adapter("u")) < 1e-5
 
 
 def test_no_task_is_favoured_for_being_loud_unless_weights_say_so():
