@@ -108,7 +108,8 @@ def open_home(
     """
     place = Place(folder, store, blobs)
     if wanted is None and not store and not (folder / "journal.sqlite").exists():
-        raise CoordinatorError(f"{folder} is not a coordinator's home yet: name a federation file to make it one")
+        made_by = f"`fedshare coordinator FILE --home {folder}` makes one, FILE being a federation's"
+        raise CoordinatorError(f"{folder} is not a coordinator's home: {made_by}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         sync_folder(folder.parent)
@@ -124,10 +125,11 @@ def open_home(
     except Held as held:
         raise CoordinatorError(
             f"another coordinator ({held}) is running on {place.name}: stop it, use another --home,"
-            " or wait for it with --standby"
+            " or let a coordinator wait for it with --standby"
         ) from None
     except OSError as error:
-        raise CoordinatorError(f"cannot use {folder} as a home: {error.strerror or error}") from None
+        where = f"{error.filename}: " if error.filename and str(error.filename) != str(folder) else ""
+        raise CoordinatorError(f"cannot use {folder} as a home: {where}{error.strerror or error}") from None
     except DatabaseError as error:
         raise CoordinatorError(f"cannot open {place.database}: {first_line(error)}") from None
     except NewerRelease as error:

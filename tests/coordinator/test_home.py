@@ -40,7 +40,7 @@ def test_second_coordinator_on_a_home_is_refused_and_the_first_goes_on(shared_sm
     said = refuses_to_start(shared_small.home)
     assert said == (
         f"another coordinator (process {shared_small.pid} on {socket.gethostname()}) is running on {shared_small.home}:"
-        " stop it, use another --home, or wait for it with --standby"
+        " stop it, use another --home, or let a coordinator wait for it with --standby"
     )
     assert (shared_small.home / "address").read_text() == shared_small.address
     assert shared_small.status().head == 0
@@ -95,7 +95,9 @@ def has_ipv6() -> bool:
 
 def test_folder_that_is_no_home_needs_a_federation_file_and_stays_as_it_was(tmp_path: Path):
     home = tmp_path / "nothing"
-    with pytest.raises(CoordinatorError, match=f"^{home} is not a coordinator's home yet: name a federation file"):
+    with pytest.raises(
+        CoordinatorError, match=f"^{home} is not a coordinator's home: `fedshare coordinator FILE --home"
+    ):
         open_home(home)
     assert not home.exists()
 
@@ -105,6 +107,13 @@ def test_home_that_is_a_file_or_below_one_is_refused(tmp_path: Path, home: str):
     (tmp_path / "file").write_text("")
     with pytest.raises(CoordinatorError, match=f"^cannot use {tmp_path}/{home} as a home: "):
         open_home(tmp_path / home, small_spec())
+
+
+def test_what_is_in_the_way_inside_a_home_is_named(tmp_path: Path):
+    stray = small_home(tmp_path / "home") / "blobs-arriving" / "stray"
+    stray.mkdir(parents=True)
+    with pytest.raises(CoordinatorError, match=f"^cannot use {tmp_path}/home as a home: {stray}: "):
+        open_home(tmp_path / "home")
 
 
 @pytest.fixture

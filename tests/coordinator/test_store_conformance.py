@@ -25,7 +25,7 @@ from coordinator.errors import CoordinatorError, Fenced, Refused
 from coordinator.home import Home, Place, open_home
 from coordinator.journal import Journal, Submission
 from coordinator.lease import _Beaten, _read, _swap
-from coordinator.letting_go import Overtaken, want
+from coordinator.letting_go import SWEEP_WANTED, WIPE_WANTED, Overtaken, want
 from coordinator.measured import Measured
 from coordinator.members import Members
 from coordinator.story import tell
@@ -455,6 +455,10 @@ def test_erasure_blanks_every_row_and_keeps_the_id(home: Home):
     assert {name.partition(".")[0] for name in home.blobs._shelf.names("")} <= named(home.engine)
 
 
+def still_wanted(home: Home) -> list[str]:
+    return [name for name, _ in rows(home)["cursors"] if name in (SWEEP_WANTED, WIPE_WANTED)]
+
+
 def test_wipe_that_a_reader_holds_up_keeps_nobody_waiting_and_stays_wanted(home: Home, opened: Open):
     other = open_another(opened, home)
     try:
@@ -464,13 +468,13 @@ def test_wipe_that_a_reader_holds_up_keeps_nobody_waiting_and_stays_wanted(home:
             began = time.monotonic()
             assert sweep_if_wanted(home.engine, home.blobs) == 5
             assert sweep_if_wanted(home.engine, home.blobs) == 0
-            assert time.monotonic() - began < 2 * WIPE_SECONDS_MAX + 2
-            assert [row[0] for row in rows(home)["cursors"]] == ["wipe"]
+            assert time.monotonic() - began < 2 * WIPE_SECONDS_MAX + 10
+            assert still_wanted(home) == ["wipe"]
             Members(home.engine).join("cid", "kept", 1.0)
     finally:
         other.dispose()
     sweep_if_wanted(home.engine, home.blobs)
-    assert rows(home)["cursors"] == []
+    assert still_wanted(home) == []
     files = [file for file in home.folder.iterdir() if file.is_file()]
     assert not [file.name for file in files if b"spam" in file.read_bytes()]
 
@@ -482,7 +486,7 @@ def test_wipe_of_postgresql_waits_no_longer_for_a_table_that_is_in_use(tmp_path:
             user.exec_driver_sql("LOCK TABLE journal IN ACCESS SHARE MODE")  # reads nothing old
             began = time.monotonic()
             assert not wipe_deleted(home.engine)
-            assert time.monotonic() - began < WIPE_SECONDS_MAX + 2
+            assert time.monotonic() - began < WIPE_SECONDS_MAX + 10
         assert wipe_deleted(home.engine)
         with home.engine.connect() as connection:
             assert connection.exec_driver_sql("SHOW lock_timeout").scalar() == f"{BUSY_SECONDS_MAX:.0f}s"
@@ -499,7 +503,7 @@ def test_sweep_that_is_wanted_again_while_it_happens_stays_wanted(home: Home):
 
     home.blobs.sweep = swept
     sweep_if_wanted(home.engine, home.blobs)
-    assert [row[0] for row in rows(home)["cursors"]] == ["sweep"]
+    assert still_wanted(home) == ["sweep"]
 
 
 def test_erasure_that_was_overtaken_changes_nothing(home: Home):

@@ -19,7 +19,7 @@ import coordinator.upkeep
 from coordinator.process import serve
 from protos.fedshare.v1 import federation_pb2 as pb
 from workers.client import Client
-from workers.errors import WorkerError
+from workers.errors import Refusal, WorkerError
 from workers.outbox import Parcel
 
 from . import orders
@@ -131,12 +131,16 @@ class Notes:
 
 
 class NotingClient(Client):
-    """Keeps every receipt that it gets."""
+    """Keeps every receipt that it gets, and which updates were refused."""
 
     notes: Notes
 
     def submit(self, header: pb.UpdateHeader, blob: bytes) -> pb.Receipt:
-        receipt = super().submit(header, blob)
+        try:
+            receipt = super().submit(header, blob)
+        except Refusal:  # made for a version that is gone
+            self.notes.add("refused", header.update_id)
+            raise
         self.notes.told(receipt)
         return receipt
 

@@ -186,6 +186,7 @@ def storm(folder: Path, kills: int, seed: int) -> dict[str, int]:
         **kills,
         **{f"times {kind}": n for kind, n in given.items()},
         "receipts": len(storm._notes("told", WORKERS)),
+        "refused": len(storm._notes("refused", WORKERS)),
     }
 
 
