@@ -64,7 +64,7 @@ class Expected:
         self.buffers: dict[str, list[str]] = {}
         self._positions: dict[str, int] = {}
         self._held: dict[int, list[str]] = {}
-        self._norms: list[float] = []
+        self._norms: dict[str, float] = {}
         self._pending: list[Step] = []
         self._overtaken: dict[str, str] = {}
 
@@ -103,7 +103,7 @@ class Expected:
         rule = self._world.spec.quarantine
         if not rule.deviations_max or len(self._norms) < max(1, rule.updates_min):
             return False
-        found = deviations(self._norm(update_id), self._norms)
+        found = deviations(self._norm(update_id), list(self._norms.values()))
         return said if abs(found - rule.deviations_max) < NEAR else found > rule.deviations_max
 
     def _take(self, update_id: str) -> None:
@@ -118,7 +118,7 @@ class Expected:
             del self.buffers[task]
             assert all(step.task != task for step in self._pending), "two buffers of a task in one version"
         self._pending.append(Step(task, tuple((one, self.head - self._base(one)) for one in members)))
-        self._norms += [self._norm(one) for one in members]
+        self._norms |= {one: self._norm(one) for one in members}
 
     def _merged(self, version: Version) -> None:
         """All that is pending is in this version, in this order, and says so."""
@@ -151,9 +151,13 @@ class Expected:
         assert abs(record.norm - sent) <= 1e-4 * sent, "another norm is recorded than was sent"
 
     def _is_overtaken(self, update_id: str, reason: str, merged: Sequence[str]) -> None:
+        mine, last = self._world.made_of(update_id), self._past[self._positions[update_id]][-1]
         by = [one for one in merged if one in reason]
-        assert by and self._positions[by[0]] > self._positions[update_id], f"superseded {reason}, which is not there"
-        mine, other = self._world.made_of(update_id), self._world.made_of(by[0])
+        if last.outcome == pb.OUTCOME_ERASED:  # and so is what it was told before
+            assert not reason, "what an erased update was told is there"
+            by = [one for one in merged if self._world.made_of(one).worker == mine.worker]
+        assert by and self._positions[by[-1]] > self._positions[update_id], f"superseded {reason}, which is not there"
+        other = self._world.made_of(by[-1])
         assert (mine.worker, mine.task) == (other.worker, other.task), "superseded by somebody else's"
         assert policy_for(self._world.spec, mine.task).kind == pb.POLICY_KIND_REPLACE, "superseded, and not replaced"
         self._rule(update_id, pb.OUTCOME_SUPERSEDED)
@@ -225,6 +229,7 @@ class Expected:
             tasks = self._after(tasks, step)
         if command.erase:
             self._let_go_from(its)
+            self._norms = {one: norm for one, norm in self._norms.items() if one not in its}
         self._add(Made(path, before.alive - its, tasks))
         self.buffers = {t: left for t, buffer in self.buffers.items() if (left := [u for u in buffer if u not in its])}
         for one in taken:
