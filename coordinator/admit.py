@@ -10,6 +10,7 @@ from coordinator.catalog import VERSION_MAX
 from coordinator.errors import Refused
 from protos.chunks import BLOB_BYTES_MAX
 from protos.fedshare.v1 import federation_pb2 as pb
+from protos.labels import IN_NO_LABEL
 from protos.policy import policy_of, replaces
 from share_algo import Basis, Update
 
@@ -17,8 +18,6 @@ NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 UPDATE_ID = re.compile(r"[0-9a-f]{32}")
 DIGEST = re.compile(r"[0-9a-f]{64}")
 LABELS_MAX = 10_000
-CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-"""What no label holds and not every database takes; tabs and line ends are none of them."""
 LABELS_BYTES_MAX = 256 << 10
 """Of all labels of a task: every manifest that names it holds them."""
 METRICS_MAX = 100
@@ -108,7 +107,7 @@ def _said_of_rows(labels: Sequence[str]) -> None:
     if (nbytes := sum(len(label.encode()) for label in labels)) > LABELS_BYTES_MAX:
         why = f"the labels have {nbytes} bytes in all; at most {LABELS_BYTES_MAX} are kept: shorten them"
         raise Refused(pb.OUTCOME_REFUSED_MALFORMED, why)
-    if odd := [label for label in labels if CONTROL.search(label)]:
+    if odd := [label for label in labels if IN_NO_LABEL.search(label)]:
         raise Refused(pb.OUTCOME_REFUSED_MALFORMED, f"the label {odd[0][:100]!r} holds a control character")
 
 

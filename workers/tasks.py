@@ -9,18 +9,16 @@ from __future__ import annotations
 import csv
 import json
 import random
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from protos.labels import IN_NO_LABEL
 from workers.errors import WorkerError
 
 HUB_PREFIX = "hf:"
 SPLITS = ("train", "test")
 FIELD_CHARACTERS_MAX = 1_000_000
-IN_NO_LABEL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
-"""What a coordinator refuses, after the fit: control characters (tabs and line ends are none), and what is no text."""
 
 Example = tuple[str, int]
 """(text, index of its label)."""
@@ -107,6 +105,7 @@ def _examples(where: str, rows: Iterable[Mapping[str, object]]) -> list[tuple[st
 
 
 def _label(where: str, label: str) -> str:
+    """Looked at before the fit: after it, the coordinator would refuse what was learned."""
     if not label.strip():
         raise WorkerError(f"{where} has an empty label: give it one, or leave the row out")
     if IN_NO_LABEL.search(label):
