@@ -373,15 +373,16 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_replays_that_were_given_up_keep_nobody_waiting(learning: Learning, steps: list[int]):
     with grpc.insecure_channel(learning.coordinator.address) as channel:
         stub = FederationStub(channel)
-        asked = [stub.Replay.future(pb.ReplayRequest(), timeout=1.5) for _ in range(THREADS + 1)]
-        codes = [call.exception().code() for call in asked]
-        assert codes.count(grpc.StatusCode.DEADLINE_EXCEEDED) == 1
-        assert {call.details() for call in asked if call.code() is grpc.StatusCode.ABORTED} == {
-            "another replay is under way: ask again when it has ended"
+        first = stub.Replay.future(pb.ReplayRequest(), timeout=60)
+        until(lambda: steps, "it replays")
+        others = [stub.Replay.future(pb.ReplayRequest(), timeout=60) for _ in range(THREADS)]
+        assert {(call.code(), call.details()) for call in others} == {
+            (grpc.StatusCode.ABORTED, "another replay is under way: ask again when it has ended")
         }
-        assert next(stub.Status(pb.StatusRequest(), timeout=2)).merged == 4
+        assert next(stub.Status(pb.StatusRequest(), timeout=30)).merged == 4
+        first.cancel()
     assert learning.replay().versions == 5  # as soon as the step at hand is done
-    assert steps in ([0, 1, 0, 1, 2, 3, 4], [0, 0, 1, 2, 3, 4])
+    assert steps[-5:] == [0, 1, 2, 3, 4] and len(steps) < 10, "the first one went on although nobody waited"
 
 
 def test_replay_ends_when_the_coordinator_stops(learning: Learning, steps: list[int]):
@@ -391,7 +392,7 @@ def test_replay_ends_when_the_coordinator_stops(learning: Learning, steps: list[
         assert learning.coordinator.stop() == 0
         with pytest.raises(CoordinatorAway, match=r"^the coordinator stops: ask for the replay again"):
             asked.result()
-    assert steps == [0]
+    assert len(steps) < 5, "it went on until its end"
 
 
 def test_replay_finds_a_task_that_is_not_what_the_journal_says(learning: Learning):
