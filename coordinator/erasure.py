@@ -68,7 +68,7 @@ def _blanked(record: dict[str, Any], positions: frozenset[int], tasks: set[str])
     if record["position"] in positions:
         return record | BLANK | {"norm": 0.0}  # by which others would be judged
     began = {"warm_start": ERASED_TASK} if record.get("warm_start") in tasks else {}
-    return record | began | {"note": without(record["note"], tasks)}
+    return record | began | {"note": without(record.get("note", ""), tasks)}
 
 
 def _blank_forgets(connection: Connection, tasks: set[str], worker: str, until: int) -> None:

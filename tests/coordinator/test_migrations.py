@@ -16,6 +16,7 @@ from parts import (
     RawWorker,
     history_of,
     one_sentence,
+    order,
     random_adapter,
     small_home,
 )
@@ -58,6 +59,14 @@ def test_home_of_the_first_release_is_served_and_goes_on(old_home: Path):
             assert [(t.task, t.version) for t in manifest.tasks] == [("spam", 1), ("topics", 3)]
             assert len(manifest.blocks) == 3 and manifest.tasks[0].entry.digest in blobs
             assert coordinator.stop() == 0
+
+
+def test_what_a_home_of_the_first_release_holds_can_be_erased(old_home: Path):
+    """Its records say less than those of later releases."""
+    with CoordinatorHere(old_home) as coordinator:
+        coordinator.drained()
+        assert order(coordinator, forget=pb.Forget(worker="ann", erase=True)).outcome == pb.OUTCOME_DONE
+        assert "ann" not in {record.worker for record in coordinator.versions()}
 
 
 def test_contribution_that_an_older_release_stated_anew_is_merged_with_the_norm_that_is_known(tmp_path: Path):
