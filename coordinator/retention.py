@@ -75,8 +75,9 @@ def _restated(history: History, position: Position) -> dict[int, StandIn]:
     except (AlgebraError, Refused):
         return {}
     except CoordinatorError as error:
-        who = f"update {position.submission.update_id[:12]} of the task {position.submission.task}"
+        id = position.submission.update_id[:12]  # no name: this is stored as a verdict, and the task may be erased
         raise CoordinatorError(
-            f"{who} has to be kept, and cannot be read: {error}; or forget its task or its worker with --erase"
+            f"update {id} has to be kept, and cannot be read: {error}; or forget its task or its worker with --erase"
+            f" (`fedshare story {id}` names them)"
         ) from None
     return {position.position: StandIn(put(history, encode_update(whole.update)), arrived.norm)}

@@ -369,8 +369,9 @@ def test_update_that_has_to_be_kept_and_is_damaged_is_named_with_a_way_out(learn
     coordinator.start()
     refused = order(coordinator, collect=pb.Collect(keep=1))
     assert refused.outcome == pb.OUTCOME_SKIPPED
-    assert refused.reason.startswith(f"update {position.submission.update_id[:12]} of the task c has to be kept, and ")
-    assert "damaged" in refused.reason and refused.reason.endswith("or forget its task or its worker with --erase")
+    id = position.submission.update_id[:12]
+    assert refused.reason.startswith(f"update {id} has to be kept, and ") and "damaged" in refused.reason
+    assert refused.reason.endswith(f"; or forget its task or its worker with --erase (`fedshare story {id}` names them)")
     assert order(coordinator, forget=pb.Forget(task="c", erase=True)).outcome == pb.OUTCOME_DONE
     assert order(coordinator, collect=pb.Collect(keep=1)).outcome == pb.OUTCOME_DONE
 
