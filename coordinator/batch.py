@@ -209,16 +209,16 @@ class Batch:
         """Whatever one entry holds, it must not stop the rest, and nothing of it stays."""
         before = self.state
         try:
-            work()
+            return work()
         except (CoordinatorError, Refused, AlgebraError) as error:
-            self.state = before
-            self._skip(position, str(error))
+            reason = str(error)
         except (OSError, SQLAlchemyError, Fenced):  # the machine's, not the entry's: it is tried again
             raise
         except Exception as error:  # ours to mend
-            self.state = before
             log.exception("merging failed update=%s", position.submission.update_id)
-            self._skip(position, f"internal error: {type(error).__name__}: {error}")
+            reason = f"internal error: {type(error).__name__}: {error}"
+        self.state = before
+        self._skip(position, reason)
 
     def _skip(self, position: Position, reason: str) -> None:
         self._rule(position, pb.OUTCOME_SKIPPED, reason)

@@ -371,7 +371,9 @@ def test_update_that_has_to_be_kept_and_is_damaged_is_named_with_a_way_out(learn
     assert refused.outcome == pb.OUTCOME_SKIPPED
     id = position.submission.update_id[:12]
     assert refused.reason.startswith(f"update {id} has to be kept, and ") and "damaged" in refused.reason
-    assert refused.reason.endswith(f"; or forget its task or its worker with --erase (`fedshare story {id}` names them)")
+    assert refused.reason.endswith(
+        f"; or forget its task or its worker with --erase (`fedshare story {id}` names them)"
+    )
     assert order(coordinator, forget=pb.Forget(task="c", erase=True)).outcome == pb.OUTCOME_DONE
     assert order(coordinator, collect=pb.Collect(keep=1)).outcome == pb.OUTCOME_DONE
 
