@@ -16,6 +16,8 @@ def main() -> None:
     """Run the command line. A user's mistake is one sentence on stderr and exit code 2."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what it has to say, we say in one sentence
+    # Nothing forked from here calls gRPC. Its handlers start threads in the child, which crash it (Ray forks to start).
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     try:
         from fedshare.app import app
 

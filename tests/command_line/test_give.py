@@ -52,11 +52,6 @@ def stuck(tmp_path: Path) -> Iterator[Stuck]:
         yield Stuck(coordinator, block, whole)
 
 
-def _heed_interrupts() -> None:
-    """A shell lets what it starts in the background ignore them, and children inherit that."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 class Given:
     """`fedshare ARGS`, running."""
 
@@ -67,8 +62,7 @@ class Given:
                 [sys.executable, "-m", "fedshare", *map(str, args), "-c", address],
                 stdout=subprocess.PIPE,
                 stderr=file,
-                preexec_fn=_heed_interrupts,
-            )
+                )
 
     def said(self) -> list[str]:
         return self._errors.read_text().splitlines()
@@ -127,7 +121,6 @@ def test_command_that_is_stopped_while_it_imports_ends_with_130_and_one_sentence
         capture_output=True,
         text=True,
         timeout=30,
-        preexec_fn=_heed_interrupts,
     )
     assert (ended.returncode, ended.stdout) == (130, "")
     assert ended.stderr == "stopped; what was finished is kept: give the same command to go on\n"

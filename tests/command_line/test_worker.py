@@ -29,11 +29,6 @@ def endless(tiny_base: Path, tasks: Path, tmp_path_factory: pytest.TempPathFacto
         yield coordinator
 
 
-def _heed_interrupts() -> None:
-    """A shell lets what it starts in the background ignore them, and children inherit that."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 def test_worker_that_is_stopped_while_it_fits_ends_with_130_and_one_sentence(
     endless: Coordinator, tasks: Path, tmp_path: Path
 ):
@@ -44,7 +39,6 @@ def test_worker_that_is_stopped_while_it_fits_ends_with_130_and_one_sentence(
             [*command, "-c", endless.address, "--home", tmp_path / "home"],
             stdout=subprocess.PIPE,
             stderr=file,
-            preexec_fn=_heed_interrupts,
         )
     until(lambda: "fitting beside version 0" in errors.read_text(), "the worker fits")
     time.sleep(0.5)

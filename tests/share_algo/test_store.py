@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 from pathlib import Path
 
 import pytest
 import torch
 from algebra_samples import adapter, bits, subspace
+from forks import forked
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -156,10 +156,7 @@ def write_many(folder: str, seed: int) -> None:
 
 def test_two_writers_and_a_reader_at_once_never_meet_a_broken_subspace(tmp_path):
     sample().save(tmp_path)
-    context = multiprocessing.get_context("fork")
-    writers = [context.Process(target=write_many, args=(str(tmp_path), 100 * n)) for n in (1, 2)]
-    for writer in writers:
-        writer.start()
+    writers = [forked(write_many, str(tmp_path), 100 * n) for n in (1, 2)]
     while any(writer.is_alive() for writer in writers):
         assert len(Subspace.load(tmp_path).tasks) in (2, 3)
     assert [writer.exitcode for writer in writers] == [0, 0]
