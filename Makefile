@@ -28,8 +28,9 @@ help:  ## Print this list
 demo: ready  ## Run the demo, with all set-up
 	$(BIN)/fedshare demo $(ARGS)
 
+# Two processes, as much of the tests' time is waiting; in the order of the folders, so that the demo does not come last.
 test: ready protos-check lint types  ## Check generated code, style and types, then run the tests, with all set-up
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 crash: ready  ## Kill the walk at every durable step, 10,000 times (ARGS="--runs N", "--processes --kills N")
 	$(BIN)/python -m tests.crash $(ARGS)

@@ -7,11 +7,13 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from conftest import TASKS
+from parts import until
 
 pytestmark = [pytest.mark.ray_job, pytest.mark.timeout(600)]
 
@@ -20,15 +22,27 @@ BIN = Path(sys.executable).parent
 
 @pytest.fixture(scope="module")
 def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of a running head's dashboard."""
-    port, dashboard_port = _free_port(), _free_port()
-    environment = _environment()
-    command = ["ray", "start", "--head", f"--port={port}", f"--dashboard-port={dashboard_port}", "--num-cpus=2"]
-    try:
-        subprocess.run([*command, "--disable-usage-stats"], env=environment, check=True, capture_output=True, text=True)
-        yield f"http://127.0.0.1:{dashboard_port}"
-    finally:
-        subprocess.run(["ray", "stop", "--force"], env=environment, check=False, capture_output=True)
+    """Address of a running head's dashboard. Other clusters on this machine are let be."""
+    ports = {
+        name: _free_port()
+        for name in ("port", "dashboard-port", "dashboard-agent-listen-port", "ray-client-server-port")
+    }
+    command = ["ray", "start", "--head", "--block", "--num-cpus=2", "--disable-usage-stats"]
+    log = tmp_path_factory.mktemp("ray") / "log"
+    with tempfile.TemporaryDirectory(prefix="ray-") as folder, log.open("wb") as out:  # short: it holds sockets
+        ray = subprocess.Popen(
+            [*command, f"--temp-dir={folder}", *(f"--{name}={port}" for name, port in ports.items())],
+            env=_environment(),
+            stdout=out,
+            stderr=out,
+        )
+        try:
+            until(lambda: ray.poll() is not None or "Ray runtime started" in log.read_text(), "Ray runs", 60)
+            assert ray.poll() is None, log.read_text()
+            yield f"http://127.0.0.1:{ports['dashboard-port']}"
+        finally:
+            ray.terminate()
+            ray.wait(60)
 
 
 def test_run_as_a_ray_job_learns_every_task(dashboard: str, federation_toml: Path, tmp_path: Path) -> None:

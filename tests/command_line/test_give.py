@@ -62,7 +62,7 @@ class Given:
                 [sys.executable, "-m", "fedshare", *map(str, args), "-c", address],
                 stdout=subprocess.PIPE,
                 stderr=file,
-                )
+            )
 
     def said(self) -> list[str]:
         return self._errors.read_text().splitlines()
