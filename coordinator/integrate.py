@@ -77,6 +77,7 @@ class Integrator:
         self._reversal = Reversal(spec, history)
         self._upkeep = Upkeep(spec, history.journal, history.catalog)
         self._waiting = ""
+        self._sweep_at = monotonic()  # the first thing that the thread does: no start waits for it
         try:
             self._resume()
         except CoordinatorError as error:  # a blob of the head is damaged: what came before it is served meanwhile
@@ -111,11 +112,11 @@ class Integrator:
         while not self._stopping.is_set():
             self._wake.clear()
             try:
+                if not sure or monotonic() >= self._sweep_at:
+                    self._sweep()
                 if not sure:
                     self._resume()
                     self._now_waiting("")
-                elif monotonic() >= self._sweep_at:
-                    self._sweep()
                 sure, worked = True, self._next()
             except Fenced:
                 return
@@ -137,7 +138,6 @@ class Integrator:
     def _resume(self) -> None:
         """Go on from what is on disk, which is the truth."""
         self._history.bases.forget()
-        self._sweep()
         head = self._history.catalog.head()
         self._basis = self._history.bases.at(head)
         self._head, self._consumed = head, self._history.journal.consumed()
@@ -196,6 +196,7 @@ class Integrator:
         except Exception as error:  # ours to mend
             log.exception("command failed id=%s", position.submission.update_id)
             return self._skip(position, f"internal error: {type(error).__name__}: {error}")
+        self._sweep()  # before anybody is told
         self._resume()
 
     def _ordered(self, position: Position, command: pb.CommandRequest) -> Draft:

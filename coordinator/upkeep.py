@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 class Upkeep:
     def __init__(self, spec: pb.FederationSpec, journal: Journal, catalog: Catalog):
         self._spec, self._journal, self._catalog = spec, journal, catalog
+        self._collect_from = 0  # one that could not be done is not ordered again at once: it looks at the whole journal
 
     def after(self, head: Version, consumed: int) -> None:
         """Journal what is due now, unless such a command waits already. Costs two counts where nothing is due."""
@@ -36,13 +37,15 @@ class Upkeep:
             decision, repeated = self._journal.command(request, time())
             if not repeated:
                 log.info("due: %s id=%s position=%d", kind, request.command_id, decision.position)
+            if kind == "collect":
+                self._collect_from = head.version + slack(self._spec.versions_kept)
 
     def _due(self, head: Version) -> Iterator[pb.CommandRequest]:
         budget, kept = self._spec.budget, self._spec.versions_kept
         columns = max((max(r.basis_out, r.basis_in) for r in head.records), default=0)
         if budget.columns_max and kind_of(head) == pb.VERSION_KIND_MERGE and columns > budget.columns_max:
             yield pb.CommandRequest(compact=pb.Compact(size=budget.columns_after))
-        if kept and self._catalog.count_readable() > kept + slack(kept):
+        if kept and head.version >= self._collect_from and self._catalog.count_readable() > kept + slack(kept):
             yield pb.CommandRequest(collect=pb.Collect(keep=kept))
 
 

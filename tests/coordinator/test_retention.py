@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -33,8 +34,9 @@ from parts import (
     small_spec,
     until,
 )
+from sqlalchemy import func, select
 
-from coordinator import replay
+from coordinator import integrate, replay
 from coordinator.catalog import Catalog, Version
 from coordinator.draft import Draft
 from coordinator.errors import CoordinatorError, Refused
@@ -45,8 +47,10 @@ from coordinator.members import Members
 from coordinator.receive import Receiver
 from coordinator.retention import letting_go
 from coordinator.sweep import named
+from coordinator.tables import commands
 from coordinator.upkeep import Upkeep, slack
 from coordinator.views import part
+from protos.chunks import digest_of
 from protos.fedshare.v1 import federation_pb2 as pb
 from share_algo import Adapter, Basis
 from workers.errors import CoordinatorAway, Refusal
@@ -401,6 +405,18 @@ def test_collection_that_was_cut_off_before_its_sweep_is_taken_up_at_the_start(s
         assert on_disk(home.folder) == named(home.engine)
 
 
+def test_start_does_not_wait_for_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    go_on = threading.Event()
+    monkeypatch.setattr(integrate, "sweep_if_wanted", lambda *_: go_on.wait(30))
+    with CoordinatorHere(small_home(tmp_path / "home")) as coordinator, RawWorker(coordinator.address) as raw:
+        try:
+            receipt = raw.teach(random_adapter(raw.spec, 0))
+            assert receipt.outcome == pb.OUTCOME_QUEUED and coordinator.status().queued == 1
+        finally:
+            go_on.set()
+        assert coordinator.drained().head == 1
+
+
 def federation(**changes: object) -> pb.FederationSpec:
     spec = small_spec()
     spec.MergeFrom(pb.FederationSpec(**changes))
@@ -421,6 +437,22 @@ def test_versions_are_collected_by_themselves_when_more_can_be_read_than_are_kep
         coordinator.drained()
         reply = learning.replay()
         assert reply.first == 10 and max(reply.task.value, reply.basis.value) < SAME
+
+
+def test_collection_that_cannot_be_done_is_not_ordered_again_after_each_merge(tmp_path: Path):
+    home = small_home(tmp_path / "home", federation(versions_kept=1))
+    with CoordinatorHere(home) as coordinator, RawWorker(coordinator.address) as raw:
+        base, blob = raw.blob(random_adapter(raw.spec, 0))
+        raw.submit(raw.header(blob, base), blob)
+        coordinator.drained()
+        flip_a_byte(home / "blobs" / f"{digest_of(blob)}.safetensors")  # which a collection states anew
+        order(coordinator, compact=pb.Compact(size=1))
+        for n in range(3 * slack(1)):
+            raw.teach(random_adapter(raw.spec, n + 1), task=f"t{n}")
+            coordinator.drained()
+    with open_home(home) as opened, opened.engine.connect() as connection:
+        [ordered] = connection.execute(select(func.count()).select_from(commands)).scalars()
+    assert ordered - 1 == 2  # not counting the compaction; each looks through the whole journal
 
 
 def test_file_may_keep_fewer_versions_at_a_head_where_more_were_collected_before(tmp_path: Path):
