@@ -19,7 +19,7 @@ from coordinator.draft import Draft
 from coordinator.errors import CoordinatorError, Fenced, Refused
 from coordinator.history import History
 from coordinator.journal import Position
-from coordinator.quarantine import NORMS_MAX, unlike
+from coordinator.quarantine import NORMS_MAX, Norm, beside, unlike
 from coordinator.staleness import too_stale
 from coordinator.transition import Arrived, Merged, Record, Skipped, State, step
 from coordinator.verdicts import Ruling
@@ -42,7 +42,7 @@ class Batch:
     After `draft` both are those of the version that it makes.
     """
 
-    def __init__(self, history: History, head: Version, state: State, norms: Iterable[float]):
+    def __init__(self, history: History, head: Version, state: State, norms: Iterable[Norm]):
         self._history, self._spec, self._head = history, history.spec, head
         self._before, self._vain = (state, tuple(norms)), set[int]()
         self._begin()
@@ -111,7 +111,8 @@ class Batch:
 
     def _look(self, position: Position) -> None:
         arrived = self._arrived(position)
-        if reason := unlike(arrived.norm, self.norms, self._spec.quarantine):
+        rule = self._spec.quarantine
+        if reason := unlike(arrived.norm, beside(arrived.worker, self.norms, rule), rule):
             self._rule(position, pb.OUTCOME_QUARANTINED, reason)
         else:
             self._take(position, arrived)
@@ -164,7 +165,7 @@ class Batch:
         self._blocks += [encode_block(merged.block)] if merged.block else []
         self._entries[merged.records[-1].task] = entry
         self._records += merged.records
-        self.norms.extend(record.norm for record in merged.records)
+        self.norms.extend(Norm(record.worker, record.norm) for record in merged.records)
         for member in members:
             self._rule(member, pb.OUTCOME_MERGED)
 

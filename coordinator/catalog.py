@@ -9,12 +9,14 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 
 from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, func, insert, or_, select, update
 
 from coordinator.draft import BlobName, Draft, Kept
 from coordinator.erasure import erase
-from coordinator.letting_go import COLLECTED, let_go
+from coordinator.letting_go import COLLECTED, WIPE_WANTED, let_go, want
+from coordinator.quarantine import Norm
 from coordinator.tables import blocks, entries, gone, versions, writer
 from coordinator.transition import Record
 from coordinator.verdicts import decide, overrule
@@ -131,12 +133,14 @@ class Catalog:
         with self._engine.connect() as connection:
             return [(_task_blob(row), row.version_until) for row in connection.execute(query)]
 
-    def norms(self, limit: int) -> list[float]:
-        """Of dW of the updates that were merged last, oldest first."""
-        query = select(versions.c.record).order_by(versions.c.version.desc()).limit(limit)
+    def norms(self, limit: int) -> list[Norm]:
+        """Of the updates that were merged last, oldest first."""
+        query = select(versions.c.record).order_by(versions.c.version.desc())
         with self._engine.connect() as connection:
-            newest = [Record(**r) for record in connection.execute(query).scalars() for r in reversed(record)]
-        return [r.norm for r in newest if r.kind == VERSION_KIND_MERGE and r.norm][:limit][::-1]
+            rows = connection.execution_options(yield_per=limit).execute(query).scalars()
+            newest = (Record(**r) for record in rows for r in reversed(record))
+            merged = (Norm(r.worker, r.norm) for r in newest if r.kind == VERSION_KIND_MERGE and r.norm)
+            return list(islice(merged, limit))[::-1]
 
     def publish(self, parent: Version, draft: Draft, at: float) -> Version:
         """The new head, durable and visible when this returns. With it all verdicts that follow from it."""
@@ -165,6 +169,9 @@ class Catalog:
             decide(connection, draft.first, at)
             for ruling in draft.later:
                 overrule(connection, ruling, at)
+            if draft.erasure:
+                erase(connection, draft.erasure)
+                want(connection, WIPE_WANTED)
             if draft.letting_go:
                 let_go(connection, draft.letting_go)
 

@@ -180,7 +180,7 @@ class Journal:
         with self._engine.connect() as connection:
             rows = connection.execute(select(*columns).where(journal.c.task != "")).all()
         tasks = {row.task for row in rows if row.position in positions}
-        return sorted({row.task for row in rows if row.position in among and row.warm_start in tasks} - tasks)
+        return sorted({row.task for row in rows if row.position in among and row.warm_start in tasks})
 
     def newest_position(self) -> int:
         with self._engine.connect() as connection:

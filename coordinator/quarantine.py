@@ -1,14 +1,16 @@
 """Whether an update is unlike the federation's others: a robust z-score of log ||dW||. Pure.
 
-Median and MAD are those of what was merged (the newest NORMS_MAX), so one loud update cannot make room for the next.
-Both sides count: what is far too quiet replaces a task by nothing.
+Median and MAD are those of what was merged (the newest NORMS_MAX), so one loud update cannot make room for the next; of
+what other workers sent, so that nobody makes room for himself bit by bit. Both sides count: what is far too quiet
+replaces a task by nothing.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from statistics import median
+from typing import NamedTuple
 
 from protos.fedshare.v1.federation_pb2 import Quarantine
 
@@ -17,6 +19,20 @@ NORMAL = 1.4826
 """A normal distribution's standard deviation, in MADs."""
 MAD_MIN = 0.1
 """Tasks that are nearly equally loud are no reason to keep aside one that is a little louder."""
+
+
+class Norm(NamedTuple):
+    """||dW|| of an update that was merged, and whose it is."""
+
+    worker: str
+    value: float
+
+
+def beside(worker: str, merged: Iterable[Norm], rule: Quarantine) -> list[float]:
+    """By which norms an update of this worker is judged: those of others, or of all, where others sent too few."""
+    merged = list(merged)
+    others = [norm.value for norm in merged if norm.worker != worker]
+    return others if len(others) >= max(1, rule.updates_min) else [norm.value for norm in merged]
 
 
 def unlike(norm: float, norms: Sequence[float], rule: Quarantine) -> str:

@@ -56,7 +56,7 @@ class Reversal:
         journal = self.history.journal
         forgotten = journal.updates_of(command.task, command.worker, position.position)
         if not forgotten:
-            raise CoordinatorError(NOTHING_TO_FORGET)
+            return _in_vain(position, command)
         alive = journal.alive_at(head.version)
         rebuilt = rebuild(self.history.events(head.version, forgotten), self.spec, self.history.root())
         taken = sorted(forgotten if command.erase else forgotten & (alive | journal.with_outcome(pb.OUTCOME_BUFFERED)))
@@ -82,3 +82,10 @@ class Reversal:
         numbers = frozenset(v.version for v in versions if held and v.version >= min(held) and not v.gone)
         erasure = Erasure(forgotten, command.task, command.worker, position)
         return erasure, letting_go(self.history, numbers, ERASED, without=forgotten)
+
+
+def _in_vain(position: Position, command: pb.Forget) -> Draft:
+    """Nothing of it is journaled. Where it was to be erased, the command must not be what still names it."""
+    skipped = Ruling(position.position, pb.OUTCOME_SKIPPED, reason=NOTHING_TO_FORGET)
+    erasure = Erasure(frozenset(), command.task, command.worker, position.position) if command.erase else None
+    return Draft(position.position, first=(skipped,), erasure=erasure)

@@ -31,7 +31,6 @@ from share_algo import (
     mixed,
 )
 from share_algo.canonical import whole_norm
-from share_algo.certificate import ROUNDING
 
 FLOAT32_BYTES = 4
 
@@ -161,7 +160,7 @@ def step(state: State, arrived: Sequence[Arrived], spec: pb.FederationSpec) -> t
         appended = total.as_it_is or append(state.basis, mixed(total.parts), tolerance=spec.tolerance)
     except AlgebraError as error:
         return state, Skipped(str(error))
-    block, kept = appended.update.block, _carried(appended.certificate, total.carried)
+    block, kept = appended.update.block, appended.certificate.summed(total.carried)
     learned = Learned(appended.update.entry, labels, kept)
     records = tuple(_record(a, w, appended, spec.rank) for a, w in zip(arrived, total.weights, strict=True))
     grown = state.basis.grown(block) if block else state.basis
@@ -182,13 +181,6 @@ def _sum(policy: pb.Policy, basis: Basis, now: Learned | None, arrived: Sequence
         whole = parts[0][0] == 1.0 and len(parts) == 1
         return _Sum(parts, weights, as_it_is=keep(basis, arrived[-1].update, arrived[-1].base) if whole else None)
     return _Sum([*parts, (old, now.entry.adapter(basis))], weights, old * now.certificate.error)
-
-
-def _carried(own: Certificate, before: float) -> Certificate:
-    """The error of a sum: of placing it, and what its parts brought along (triangle inequality)."""
-    if not before:
-        return own
-    return Certificate(own.norm, own.error + before, own.loose + before, is_bound=before > ROUNDING * own.norm)
 
 
 def _record(arrived: Arrived, weight: float, appended: Appended, rank: int) -> Record:

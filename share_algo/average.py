@@ -50,8 +50,7 @@ def average(
     entry = combine([e for e, _ in entries], shares)
     bound = sum(abs(w) * c.error for w, (_, c) in zip(shares, entries, strict=True))
     norm = math.hypot(*(product_norm(c.P_KR.double(), c.Q_LR.double()) for c in entry.coefficients.values()))
-    error = bound + STORING * norm
-    certificate = Certificate(norm, error, error, is_bound=bound > STORING * norm)
+    certificate = Certificate(norm, STORING * norm, STORING * norm).summed(bound)
     after = after.with_task(task, entry, certificate)
     seconds = time.perf_counter() - started
     return Result(after, MergeReport(task, modules, certificate, seconds, after))
@@ -130,6 +129,8 @@ def _mean_head(heads: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) 
             raise AlgebraError(f"head {name}: of another shape in some contribution, or no floating-point numbers")
         weighted = [w * head[name].double() for w, head in zip(weights, heads, strict=True)]
         mean[name] = torch.stack(weighted).sum(0).to(like.dtype)
+        if not mean[name].isfinite().all():
+            raise AlgebraError(f"head {name}: the sum has numbers beyond what {like.dtype} holds")
     if odd := sorted({name for head in heads for name in head} - mean.keys()):
         raise AlgebraError(f"head {odd[0]}: only some of the contributions have it")
     return mean

@@ -52,6 +52,17 @@ class Certificate:
         is_bound = self.is_bound or min(self.error, error) > ROUNDING * self.norm
         return Certificate(self.norm, self.error + error, self.loose + error, is_bound)
 
+    def summed(self, error: float) -> Certificate:
+        """Of a sum whose parts were wrong by `error`, in all, before it was kept. norm: of the parts as they are.
+
+        The true sum may be quieter by as much: it counts as that quiet, so that no relative error is too small.
+        """
+        if not error:
+            return self
+        quiet = max(self.norm - error, ROUNDING * self.norm)
+        is_bound = self.is_bound or error > ROUNDING * self.norm
+        return Certificate(quiet, self.error + error, self.loose + error, is_bound)
+
 
 @dataclass(frozen=True)
 class ErrorsReport:

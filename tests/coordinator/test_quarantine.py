@@ -24,7 +24,7 @@ from parts import (
 
 from coordinator.errors import CoordinatorError
 from coordinator.home import open_home
-from coordinator.quarantine import MAD_MIN, NORMAL, unlike
+from coordinator.quarantine import MAD_MIN, NORMAL, Norm, beside, unlike
 from fedshare.federation_file import Quarantine
 from protos.fedshare.v1 import federation_pb2 as pb
 from share_algo.codec import decode_update, encode_update
@@ -159,7 +159,17 @@ def test_norms_are_those_of_the_newest_merges_in_their_order(tmp_path: Path):
         with open_home(coordinator.home) as home:
             norms = history_of(home).catalog.norms(3)
             assert len(norms) == 3 and len(history_of(home).catalog.norms(300)) == 4
-            assert [round(math.log10(after / before)) for before, after in pairwise(norms)] == [2, 2]
+            assert [round(math.log10(after.value / before.value)) for before, after in pairwise(norms)] == [2, 2]
+
+
+def test_versions_that_are_no_merges_take_no_norms_place(tmp_path: Path):
+    with CoordinatorHere(small_home(tmp_path / "home")) as coordinator:
+        loud = Loud(coordinator)
+        for n in range(3):
+            loud.send(f"t{n}")
+            order(coordinator, rollback=pb.Rollback(version=n + n + 1))
+    with open_home(coordinator.home) as home:
+        assert len(history_of(home).catalog.norms(3)) == 3
 
 
 def test_operators_settings_follow_a_changed_file_and_policies_do_not(tmp_path: Path):
@@ -185,6 +195,23 @@ def test_operators_settings_are_switched_off_by_a_file_that_leaves_them_out(tmp_
         assert (opened.spec.quarantine.deviations_max, opened.spec.versions_kept) == (0, 0)
     with open_home(home) as opened:
         assert (opened.spec.quarantine.deviations_max, opened.spec.versions_kept) == (0, 0)
+
+
+def test_nobody_makes_room_for_himself_bit_by_bit():
+    rng = random.Random(0)
+    merged, largest = [Norm(f"w{n}", math.exp(rng.gauss(0, 0.3))) for n in range(20)], 1.0
+    for _ in range(100):
+        judged_by = beside("mallory", merged, DEFAULT)
+        while unlike(louder := largest * 1.05, judged_by, DEFAULT) == "" and louder < 1e3:
+            largest = louder
+        merged.append(Norm("mallory", largest))
+    assert largest < 100
+
+
+def test_those_who_are_alone_are_judged_by_their_own():
+    mine = [Norm("me", 1.0)] * DEFAULT.updates_min
+    assert beside("me", mine, DEFAULT) == [1.0] * DEFAULT.updates_min
+    assert beside("me", [*mine, *[Norm("you", 2.0)] * DEFAULT.updates_min], DEFAULT) == [2.0] * DEFAULT.updates_min
 
 
 @pytest.mark.parametrize(("norm", "aside"), [(1.0, False), (1.5, False), (100.0, True), (0.01, True), (0.0, True)])

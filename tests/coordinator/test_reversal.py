@@ -254,6 +254,18 @@ def test_no_judgement_and_no_earlier_forget_holds_a_name_that_is_erased_later(he
     assert first.note.endswith("; what they had learned is where others began that stay: (erased)")
 
 
+@pytest.mark.parametrize("worker", ["someone", "someone-who-only-joined"])
+def test_erasure_that_finds_nothing_more_leaves_no_name_either(erased: Erased, worker: str):
+    coordinator = erased.learning.coordinator
+    with RawWorker(coordinator.address, "someone-who-only-joined", "secret"):
+        pass
+    for forget in (pb.Forget(task="secret", erase=True), pb.Forget(worker=worker, erase=True)):
+        verdict = order(coordinator, forget=forget)
+        assert (verdict.outcome, verdict.reason) == (pb.OUTCOME_SKIPPED, NOTHING_TO_FORGET)
+    assert files_with(erased.home, b"secret") == []
+    assert bool(files_with(erased.home, b"someone")) == (worker == "someone")
+
+
 def test_others_are_what_they_were_after_an_erasure_and_after_a_restart(erased: Erased):
     for _ in range(2):
         found = erased.learning.dense()
@@ -284,6 +296,15 @@ def test_what_began_with_an_erased_task_says_that_it_did_and_the_forget_which_th
         " what they had learned is where others began that stay: d"
     )
     assert ", begun with what (erased) had learned;" in erased.learning.story("d").events[0].detail
+
+
+def test_forget_of_a_worker_says_who_began_with_it_also_where_it_taught_their_task_too(here: CoordinatorHere):
+    learning = Learning(here)
+    learning.learn("source@someone", base=0)
+    learning.learn("heir", warm_start="source")
+    learning.learn("heir@someone")
+    order(here, forget=pb.Forget(worker="someone"))
+    assert here.versions()[-1].note.endswith("; what they had learned is where others began that stay: heir")
 
 
 def test_version_that_was_erased_is_refused_by_name(erased: Erased):

@@ -100,10 +100,12 @@ class Expected:
             self._take(update_id)
 
     def _is_unlike(self, update_id: str, said: bool) -> bool:
-        rule = self._world.spec.quarantine
-        if not rule.deviations_max or len(self._norms) < max(1, rule.updates_min):
+        rule, enough = self._world.spec.quarantine, max(1, self._world.spec.quarantine.updates_min)
+        if not rule.deviations_max or len(self._norms) < enough:
             return False
-        found = deviations(self._norm(update_id), list(self._norms.values()))
+        worker = self._world.made_of(update_id).worker
+        others = [norm for one, norm in self._norms.items() if self._world.made_of(one).worker != worker]
+        found = deviations(self._norm(update_id), others if len(others) >= enough else list(self._norms.values()))
         return said if abs(found - rule.deviations_max) < NEAR else found > rule.deviations_max
 
     def _take(self, update_id: str) -> None:

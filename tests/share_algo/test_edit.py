@@ -9,7 +9,20 @@ from algebra_samples import FULL, SHAPES, adapter, bits, dense, projector, relat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from share_algo import Adapter, AlgebraError, Factors, Subspace, average, combine, compact, merge, remove, rename, unite
+from share_algo import (
+    Adapter,
+    AlgebraError,
+    Certificate,
+    Factors,
+    Subspace,
+    average,
+    combine,
+    compact,
+    merge,
+    remove,
+    rename,
+    unite,
+)
 
 
 def spans_are_equal(a: Subspace, b: Subspace, within: float = 1e-4) -> bool:
@@ -122,6 +135,23 @@ def test_contributions_that_do_not_match_are_refused_by_name():
             average(Subspace.empty(), "mean", [adapter(1, head=True), wrong])
     with pytest.raises(AlgebraError):
         average(Subspace.empty(), "mean", [])
+
+
+@pytest.mark.parametrize(("dtype", "loudest"), [(torch.float32, 3e38), (torch.float64, 1e300), (torch.float16, 6e4)])
+def test_heads_whose_sum_is_beyond_their_numbers_are_refused_by_name(dtype, loudest):
+    loud = [Adapter(adapter(n).factors, {"score.weight": torch.full((3, 5), loudest, dtype=dtype)}) for n in (1, 2)]
+    beyond = [4e10, 4e10] if dtype == torch.float64 else [1.0, 1.0]
+    with pytest.raises(AlgebraError, match=r"score\.weight: the sum has numbers beyond what torch"):
+        average(Subspace.empty(), "mean", loud, beyond)
+
+
+def test_relative_error_of_a_sum_is_no_smaller_than_that_of_the_true_one():
+    kept = torch.tensor([3.0, 4.0], dtype=torch.float64)
+    for error in (0.0, 0.1, 2.0, 4.9):
+        true = kept * (1 - error / 5)  # the quietest that is so far away
+        stated = Certificate(5.0, 0.0).summed(error)
+        assert stated.error >= float((true - kept).norm()) * (1 - 1e-9)
+        assert stated.relative_error >= float((true - kept).norm() / true.norm()) * (1 - 1e-9)
 
 
 @settings(max_examples=15, deadline=None)
