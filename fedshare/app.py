@@ -16,6 +16,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
+    suggest_commands=False,  # click does
 )
 for group in (federate, ask, reverse, room, judge, export, check):
     group.add_to(app)

@@ -207,7 +207,7 @@ class Workers(Section):
     """
 
     at_once: int = Field(default=0, ge=0)
-    evaluate: str = Field(default="every", pattern="^(every|last)$")
+    evaluate: Literal["every", "last"] = "every"
 
 
 class Task(Section):
@@ -328,4 +328,7 @@ def _source(task: Task, folder: Path, beside: Path) -> str:
 def _first_mistake(error: ValidationError) -> str:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
-    return f"{where}: {first['msg']}" if where else first["msg"].removeprefix("Value error, ")
+    said = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "string_pattern_mismatch":
+        said = f"{str(first['input'])[:100]!r} is not a name: use 1 to 100 letters, digits, '.', '_' or '-'"
+    return f"{where}: {said}" if where else said

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import sys
 
-from fedshare.errors import Stopped, is_one_sentence
+from fedshare.errors import Stopped, one_sentence
 
 USER_MISTAKE = 2
 INTERRUPTED = 130
@@ -26,9 +26,9 @@ def main() -> None:
         print(stopped, file=sys.stderr)
         sys.exit(INTERRUPTED)
     except Exception as error:
-        if not is_one_sentence(error):
+        if not (said := one_sentence(error)):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {said}", file=sys.stderr)
         sys.exit(USER_MISTAKE)
     except (KeyboardInterrupt, SystemExit) as end:
         interrupted = isinstance(end, KeyboardInterrupt) or end.code == INTERRUPTED  # Typer makes one of the other

@@ -24,7 +24,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 CommandId = Annotated[
     str, typer.Option(help="32 hex digits: the same command given twice is carried out once.", metavar="ID")
 ]
-Home = Annotated[Path | None, typer.Option(help="Folder that is kept between starts.")]
+Home = Annotated[
+    Path | None, typer.Option(help="Folder that is kept between starts; else one in fedshare-home (demo: demo-home).")
+]
 File = Annotated[Path, typer.Argument(help="A federation file (TOML).", metavar="FILE")]
 Store = Annotated[
     str, typer.Option(envvar="FEDSHARE_STORE", help="postgresql://user@host/database; else a file in HOME.")

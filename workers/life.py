@@ -32,11 +32,12 @@ from workers.evaluate import accuracy, largest_difference, logits_of
 from workers.fit import fit, is_inside, rank_of
 from workers.home import Home
 from workers.outbox import Parcel
-from workers.tasks import TaskData, load_task
+from workers.tasks import TaskData, load_task, must_be_there
 from workers.train import lora_model
 from workers.watcher import Watcher
 from workers.weights import weights_for
 
+WAITING = "waiting for the coordinator"
 POLL_SECONDS = 0.5
 DERIVING_SECONDS_MIN = 1.0
 """What takes less is not spoken of."""
@@ -148,12 +149,13 @@ class Life:
 
     def _client(self) -> Client:
         def waiting(seconds: float) -> None:
-            self._now(detail=f"waiting for the coordinator ({seconds:.0f} s)")
+            self._now(detail=f"{WAITING} ({seconds:.0f} s)")
 
         return Client(self.plan.address, patience_seconds=self.plan.patience_seconds, waiting=waiting)
 
     def _join(self) -> pb.Verdict | None:
         self._now("joining")
+        must_be_there(self.plan.source)
         self.spec = self.client.describe()
         self.home.must_not_belong_elsewhere(self.spec.federation_id)
         self._now("loading")

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
-from workers.life import Life, Plan, Progress
+from workers.life import WAITING, Life, Plan, Progress
 
 
 def lead_here(plan: Plan, *, stay: bool, console: Console) -> dict[str, Any]:
@@ -37,6 +37,8 @@ def lead_here(plan: Plan, *, stay: bool, console: Console) -> dict[str, Any]:
 
 
 def _milestone(p: Progress) -> str:
+    if p.detail.startswith(WAITING):
+        return "no coordinator answers: waiting for it"
     if p.stage == "fitting" and not p.fraction:
         return f"joined (incarnation {p.incarnation}); fitting beside version {p.base_version}"
     if p.stage == "waiting for the merge":

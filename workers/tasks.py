@@ -9,7 +9,8 @@ from __future__ import annotations
 import csv
 import json
 import random
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from workers.errors import WorkerError
 HUB_PREFIX = "hf:"
 SPLITS = ("train", "test")
 FIELD_CHARACTERS_MAX = 1_000_000
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 Example = tuple[str, int]
 """(text, index of its label)."""
@@ -54,9 +56,16 @@ def load_task(
     return TaskData(name, labels, *chosen)
 
 
+def must_be_there(source: str) -> None:
+    """Raises WorkerError for a folder without its files: what can be known before anything else is waited for."""
+    if not source.startswith(HUB_PREFIX):
+        for split in SPLITS:
+            _file_of(source, split)
+
+
 def tasks_in(folder: Path) -> list[str]:
     """Names of the sub-folders that are tasks. Raises WorkerError when there is none."""
-    if not folder.is_dir():
+    if not _reachable(folder).is_dir():
         raise WorkerError(f"{folder} is not a folder: name one that holds a sub-folder for each task")
     found = sorted(p.name for p in folder.iterdir() if p.is_dir() and _split_file(p, "train"))
     if not found:
@@ -68,24 +77,51 @@ def _choice(rows: list[tuple[str, str]], limit: int, seed: int) -> list[tuple[st
     return rows if not limit or limit >= len(rows) else random.Random(seed).sample(rows, limit)
 
 
-def _from_folder(source: str, split: str) -> list[tuple[str, str]]:
-    folder = Path(source)
+def _reachable(folder: Path) -> Path:
+    """Raises WorkerError where it cannot even be asked for."""
+    try:
+        folder.stat()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise WorkerError(f"cannot read {str(folder)[:300]}: {error.strerror}") from None
+    return folder
+
+
+def _file_of(source: str, split: str) -> Path:
+    folder = _reachable(Path(source))
     if not folder.is_dir():
         raise WorkerError(f"there is no folder {folder}: name one with train.csv and test.csv, or {HUB_PREFIX}DATASET")
-    file = _split_file(folder, split)
+    try:
+        file = _split_file(folder, split)
+    except OSError as error:
+        raise WorkerError(f"cannot read {folder}: {error.strerror}") from None
     if file is None:
         raise WorkerError(f"{folder} has no {split}.csv and no {split}.jsonl")
+    return file
+
+
+def _from_folder(source: str, split: str) -> list[tuple[str, str]]:
+    file = _file_of(source, split)
     try:
         with file.open(encoding="utf-8-sig", newline="") as lines:  # spreadsheets write a byte order mark
-            rows = _csv_rows(lines) if file.suffix == ".csv" else map(json.loads, filter(str.strip, lines))
-            return _examples(str(file), rows)
-    except (OSError, UnicodeDecodeError, csv.Error, json.JSONDecodeError, RecursionError) as error:
+            return _examples(str(file), _csv_rows(lines) if file.suffix == ".csv" else _json_rows(str(file), lines))
+    except (OSError, UnicodeDecodeError, csv.Error, RecursionError) as error:
         raise WorkerError(f"{file} cannot be read: {error}") from None
 
 
 def _csv_rows(lines: Iterable[str]) -> Iterable[Mapping[str, str]]:
     csv.field_size_limit(FIELD_CHARACTERS_MAX)
     return csv.DictReader(lines)
+
+
+def _json_rows(where: str, lines: Iterable[str]) -> Iterator[Mapping[str, object]]:
+    for number, line in enumerate(lines, start=1):
+        try:
+            if line.strip():
+                yield json.loads(line)
+        except json.JSONDecodeError as error:
+            raise WorkerError(f"{where}: line {number} is no JSON: {error.msg}") from None
 
 
 def _split_file(folder: Path, split: str) -> Path | None:
@@ -98,10 +134,18 @@ def _examples(where: str, rows: Iterable[Mapping[str, object]]) -> list[tuple[st
         for field in ("text", "label"):
             if not isinstance(row, Mapping) or row.get(field) is None:
                 raise WorkerError(f"{where}: row {number} has no field {field!r}")
-        examples.append((str(row["text"]), _label(f"{where}: row {number}", str(row["label"]))))
+        examples.append(
+            (_text(f"{where}: row {number}", str(row["text"])), _label(f"{where}: row {number}", str(row["label"])))
+        )
     if not examples:
         raise WorkerError(f"{where} has no examples")
     return examples
+
+
+def _text(where: str, text: str) -> str:
+    if half := SURROGATE.search(text):
+        raise WorkerError(f"{where} has half of a character in its text ({half[0]!a}): mend it")
+    return text
 
 
 def _label(where: str, label: str) -> str:
@@ -120,6 +164,8 @@ def _from_hub(source: str, split: str) -> list[tuple[str, str]]:
     except ImportError:
         raise WorkerError(f"{source} needs the datasets library: pip install 'fedshare[hub]'") from None
     name, _, config = source.removeprefix(HUB_PREFIX).partition(":")
+    if not name.strip():
+        raise WorkerError(f"{source} names no dataset: say {HUB_PREFIX}DATASET or {HUB_PREFIX}DATASET:CONFIG")
     try:
         rows = datasets.load_dataset(name, config or None, split=split)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 import sys
 from pathlib import Path
@@ -56,12 +57,23 @@ def coordinator(
     for noisy in ("alembic", "mlflow", "httpx", "botocore", "aiobotocore"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     parsed = read_federation_file(file) if file else None
-    folder = home or Path("fedshare-home") / (parsed.name if parsed else "")
+    folder = home or (Path("fedshare-home") / parsed.name if parsed else _only_home())
     wanted = parsed.spec() if parsed else None
     serve(
         folder, wanted, host=host, port=port, lineage=lineage, tracking_uri=tracking_uri,
         store=store, blobs=blobs, standby=standby, find_weights=weights_for,
     )  # fmt: skip
+
+
+def _only_home() -> Path:
+    """The coordinator's home that is there, where no file names one."""
+    from fedshare.errors import UserError
+
+    found = sorted(file.parent for file in Path("fedshare-home").glob("*/journal.sqlite"))
+    if len(found) == 1:
+        return found[0]
+    which = ", ".join(map(str, found[:5])) or "there is none in fedshare-home yet"
+    raise UserError(f"say which home, with --home, or name a federation FILE: {which}")
 
 
 def worker(
@@ -81,10 +93,17 @@ def worker(
     as_json: options.Json = False,
 ) -> None:
     """Fit one task beside the shared basis, send the update, measure it in the version that holds it, and leave."""
+    from fedshare.errors import UserError
+    from share_algo.names import TASK_NAME
     from workers.life import Plan
     from workers.process_host import lead_here
 
     who = name or f"{task}-worker"
+    for what, said in (("--task", task), ("--name", who)):
+        if not TASK_NAME.fullmatch(said):
+            raise UserError(f"{what} {said[:100]!r} is not a name: use 1 to 100 letters, digits, '.', '_' or '-'")
+    if not math.isfinite(patience_seconds):
+        raise UserError(f"--patience-seconds must be a number of seconds, not {patience_seconds:g}")
     plan = Plan(
         worker=who,
         task=task,

@@ -62,8 +62,8 @@ def replay(
     from fedshare.commands.ask import as_dict
     from workers.client import Client
 
-    if math.isnan(tolerance):
-        raise UserError("--tolerance must be 0 or more, not nan")
+    if not math.isfinite(tolerance):
+        raise UserError(f"--tolerance must be a number from 0 on, not {tolerance:g}")
     with Client(coordinator) as client:
         reply = client.replay()
     equal = max(reply.task.value, reply.basis.value) <= tolerance

@@ -19,8 +19,8 @@ MISTAKES = {
     "an unknown key": ('name = "x"\ncolour = 1', "colour: Extra inputs are not permitted"),
     "an unknown key in a section": ('name = "x"\n[recipe]\nepoch = 1', "recipe.epoch: Extra inputs are not permitted"),
     "no name": ("seed = 1", "name: Field required"),
-    "a name with a slash": ('name = "a/b"', "name: String should match pattern"),
-    "a name beyond 100 characters": (f'name = "{"a" * 101}"', "name: String should match pattern"),
+    "a name with a slash": ('name = "a/b"', "name: 'a/b' is not a name"),
+    "a name beyond 100 characters": (f'name = "{"a" * 101}"', "name: 'aaa"),
     "text for a number": ('name = "x"\n[subspace]\nrank = "many"', "subspace.rank: Input should be a valid integer"),
     "a rank of zero": ('name = "x"\n[subspace]\nrank = 0', "subspace.rank: Input should be greater than or equal to 1"),
     "a tolerance of one": (
@@ -33,12 +33,12 @@ MISTAKES = {
     ),
     "columns of an empty start": (
         'name = "x"\n[subspace]\nstart = "empty"\nstart_columns = 8',
-        "subspace: Value error, start_columns means nothing to an empty start",
+        "subspace: start_columns means nothing to an empty start",
     ),
     "an unknown start": ('name = "x"\n[subspace]\nstart = "W0"', "subspace.start: Input should be 'empty', 'seed'"),
     "an empty start without directions": (
         'name = "x"\n[subspace]\nstart = "empty"\nnew_directions = 0',
-        "subspace: Value error, with an empty start a task needs new_directions: 1 or more",
+        "subspace: with an empty start a task needs new_directions: 1 or more",
     ),
     "a negative seed": ('name = "x"\nseed = -1', "seed: Input should be greater than or equal to 0"),
     "a seed beyond 64 bits": (f'name = "x"\nseed = {2**64}', "seed: Input should be less than"),
@@ -48,19 +48,19 @@ MISTAKES = {
     ),
     "no target module": ('name = "x"\n[base]\ntarget_modules = []', "base.target_modules: List should have at least 1"),
     "a doubled task": ('name = "x"\n[[tasks]]\nname = "t"\n[[tasks]]\nname = "t"', "two tasks are named 't'"),
-    "a task with a hostile name": ('name = "x"\n[[tasks]]\nname = "../t"', "tasks.0.name: String should match"),
+    "a task with a hostile name": ('name = "x"\n[[tasks]]\nname = "../t"', "tasks.0.name: '../t' is not a name"),
     "a task without a name": ('name = "x"\n[[tasks]]\nsource = "t"', "tasks.0.name: Field required"),
     "mixing for replace": (
         'name = "x"\n[[policies]]\nmixing = 0.5',
-        "policies.0: Value error, mixing means nothing to replace",
+        "policies.0: mixing means nothing to replace",
     ),
     "a buffer for fedasync": (
         'name = "x"\n[[policies]]\nkind = "fedasync"\nbuffer_size = 2',
-        "policies.0: Value error, buffer_size means nothing to fedasync",
+        "policies.0: buffer_size means nothing to fedasync",
     ),
     "a slope for the constant rule": (
         'name = "x"\n[[policies]]\nkind = "fedasync"\na = 1',
-        "policies.0: Value error, a means nothing to the rule constant",
+        "policies.0: a means nothing to the rule constant",
     ),
     "two policies for one task": (
         'name = "x"\n[[policies]]\ntask = "t"\n[[policies]]\ntask = "t"',

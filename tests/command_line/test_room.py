@@ -95,7 +95,7 @@ MISTAKES = {
     ),
     "a replay's tolerance that is no number": (
         ("replay", "--tolerance", "nan"),
-        "--tolerance must be 0 or more, not nan",
+        "--tolerance must be a number from 0 on, not nan",
     ),
     "a size that is there already": (("compact", "--size", 99), "not done: nothing to compact to 99 a side"),
     "an update that is not there": (("accept", "abcdef"), "no update has an id that starts with 'abcdef'"),

@@ -109,4 +109,4 @@ def test_task_that_is_no_name_is_named_and_not_the_worker_that_is_named_after_it
 ):
     home = ("--home", tmp_path / "home", "-c", walk.coordinator.address)
     said = one_sentence(fedshare("worker", "--task", task, "--data", tasks / "colour", *home))
-    assert said.startswith(f"task {task!r} is not a name: ")
+    assert said.startswith(f"--task {task!r} is not a name: ")

@@ -54,7 +54,10 @@ MISTAKES: dict[str, tuple[Callable[[Path], None], str]] = {
         lambda f: write(f, 'text,label\n"' + "x" * 1_100_000), "{f}/train.csv cannot be read: field larger than"),
     "broken JSON": (
         lambda f: write(f, lines({"text": "a", "label": "no"}) + '{"text": ', "", "jsonl"),
-        "{f}/train.jsonl cannot be read: Expecting value"),
+        "{f}/train.jsonl: line 2 is no JSON: Expecting value"),
+    "a text with half a character": (
+        lambda f: write(f, lines({"text": "a", "label": "no"}, {"text": "\ud800", "label": "yes"}), "", "jsonl"),
+        "{f}/train.jsonl: row 2 has half of a character in its text ('\\ud800'): mend it"),
     "JSON without end": (lambda f: write(f, "[" * 100_000, "", "jsonl"), "{f}/train.jsonl cannot be read: "),
     "JSON that is no object": (
         lambda f: write(f, "[1, 2]\n", "", "jsonl"), "{f}/train.jsonl: row 1 has no field 'text'"),
