@@ -79,7 +79,7 @@ class ShortLife(Life):
 
     def __init__(self, world: World | Notes, worker: str, task: str, home: Path, address: str = "here"):
         patience_seconds = 0.0 if address == "here" else PATIENCE_SECONDS
-        plan = Plan(worker, task, "", address, home, patience_seconds=patience_seconds, learn_again=True)
+        plan = Plan(worker, task, "hf:made", address, home, patience_seconds=patience_seconds, learn_again=True)
         super().__init__(plan, lambda progress: None, lambda: False)
         self._world = world
 
