@@ -237,6 +237,8 @@ def test_counts_and_history_follow_what_commands_change(home: Home):
     counts = journal.counts()
     assert (counts[pb.OUTCOME_MERGED], counts[pb.OUTCOME_REVERTED], counts[pb.OUTCOME_QUEUED]) == (2, 1, 1)
     assert [journal.alive_at(v) for v in range(4)] == [set(), {1}, {1, 2}, {2, 3}]
+    assert journal.moves_of("ann", "spam") == [(1, 1, True), (2, 2, True), (1, 3, False), (3, 3, True)]
+    assert journal.moves_of("another", "spam") == []
     [past] = journal.past(1)
     assert (past.outcome, past.version, past.decided_at) == (pb.OUTCOME_MERGED, 1, 1.0)
     assert (journal.consumed(), [p.position for p in journal.after(3, 9)], journal.after(4, 9)) == (3, [4], [])
@@ -300,6 +302,9 @@ def test_measurements_come_back_in_order_of_arrival(home: Home):
     assert [(m.version, m.name, m.value) for m in found] == [
         (n, name, value) for n in range(3) for name, value in (("accuracy", n / 4), ("loss", -n / 3))
     ]
+    assert measured.of_contributor("ann", "spam", (1, 2)) == found[2:4] and not measured.of_contributor(
+        "bob", "spam", (0, 9)
+    )
     assert measured.after(found[3].id, 10) == found[4:] and measured.contributors() == {("ann", "spam")}
 
 
