@@ -161,14 +161,14 @@ class Service(FederationServicer):
     async def _submit(self, header: pb.UpdateHeader, requests: AsyncIterator[pb.SubmitRequest]) -> pb.Receipt:
         admit.header(self._spec, header)
         is_long = header.nbytes > CHUNK_BYTES_MAX  # else it is here as soon as an answer, and `accept` asks, too
-        if is_long and (known := await asyncio.to_thread(self._receiver.expect, header)):
+        if is_long and (known := await _ended(self._receiver.expect, header)):
             return _receipt(known, repeated=True)
         if self._submits >= SUBMITS_MAX:
             raise Refused(pb.OUTCOME_RETRY_BUSY, f"{SUBMITS_MAX} updates are arriving just now")
         self._submits += 1
         try:
             blob = await _joined(header, requests)
-            decision, repeated = await asyncio.to_thread(self._receiver.accept, header, blob)
+            decision, repeated = await _ended(self._receiver.accept, header, blob)
         finally:
             self._submits -= 1
         return _receipt(decision, repeated=repeated)
@@ -259,7 +259,21 @@ def port_in_use(address: str) -> CoordinatorError:
 
 async def _answer(context: Any, call: Callable[..., Any], *args: object) -> Any:
     """Run a blocking call in a thread."""
-    return await _awaited(context, asyncio.to_thread(call, *args))
+    return await _awaited(context, _ended(call, *args))
+
+
+async def _ended(call: Callable[..., Any], *args: object) -> Any:
+    """Run a blocking call in a thread, to its end: whoever hangs up meanwhile keeps until then what is counted."""
+    running, hung_up = asyncio.get_running_loop().run_in_executor(None, partial(call, *args)), False
+    while not running.done():
+        try:
+            await asyncio.wait([running])
+        except asyncio.CancelledError:
+            hung_up = True
+    if not hung_up:
+        return running.result()
+    running.exception()  # nobody is there to be told
+    raise asyncio.CancelledError
 
 
 def _pieces(call: Callable[..., M], *args: object) -> list[M]:
