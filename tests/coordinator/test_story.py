@@ -6,7 +6,8 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from parts import small_home
+import pytest
+from parts import CoordinatorHere, RawWorker, journal_one, order, small_home
 from sqlalchemy import insert
 
 from coordinator import story
@@ -30,6 +31,27 @@ def test_story_is_told_in_time_however_often_its_worker_has_learned_and_measured
         assert time.monotonic() - began < CALL_SECONDS_MAX / 5
     on_it = [f"m{k} 0.5 on version {MANY // 2}" for k in range(5)]
     assert [e.detail for e in told.events if e.what == "reported"] == on_it
+
+
+def test_story_keeps_its_order_when_the_clock_goes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    home = small_home(tmp_path / "home")
+    header = journal_one(home, 1)
+    monkeypatch.setattr("coordinator.integrate.time", lambda: time.time() - 3600)
+    monkeypatch.setattr("coordinator.service.time", lambda: time.time() - 7200)
+    with CoordinatorHere(home) as coordinator, RawWorker(coordinator.address) as raw:
+        coordinator.drained()
+        for value in (0.5, 0.75):
+            raw.client.report("raw", raw.joined.incarnation, "task", 1, {"accuracy": value})
+            monkeypatch.setattr("coordinator.service.time", lambda: time.time() - 9000)
+        order(coordinator, rollback=pb.Rollback(version=0))
+        events = raw.client.story(header.update_id).events
+    reported = ["accuracy 0.5 on version 1", "accuracy 0.75 on version 1"]
+    assert [e.detail if e.what == "reported" else e.what for e in events] == [
+        "received",
+        "merged",
+        *reported,
+        "reverted",
+    ]
 
 
 def update_id(position: int) -> str:
