@@ -273,6 +273,30 @@ def test_older_incarnation_writes_nothing_more(home: Home):
     assert [(m.incarnation, m.left_at) for m in members.everyone()] == [(2, 4.0)]
 
 
+def test_who_left_longest_ago_makes_room_and_comes_back_newer_than_what_still_runs(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("coordinator.members.MEMBERS_MAX", 3)
+    members, journal = Members(home.engine), Journal(home.engine)
+    assert [members.join("ann", "spam", 2.0), members.join("bob", "spam", 2.0), members.join("cid", "spam", 2.0)] == [
+        2,
+        1,
+        1,
+    ]
+    with pytest.raises(Refused, match="3 members, and none has left: join again when one has ended its work"):
+        members.join("dan", "spam", 3.0)
+    members.leave("cid", 1, 5.0)
+    members.leave("ann", 2, 4.0)
+    members.join("dan", "spam", 6.0)
+    assert {m.worker for m in members.everyone()} == {"bob", "cid", "dan"}
+    with pytest.raises(Refused, match="ann is not a member: join first"):
+        journal.append(submission(1, incarnation=2), 7.0)
+    assert members.join("ann", "spam", 8.0) == 3
+    with pytest.raises(Refused, match="incarnation 2 of ann is no longer current"):
+        journal.append(submission(1, incarnation=2), 9.0)
+    assert {m.worker for m in members.everyone()} == {"ann", "bob", "dan"}
+
+
 def test_incarnation_is_checked_inside_the_transaction_that_writes(home: Home):
     """A rejoin that is under way when an append begins is seen by it."""
     inside, go_on = threading.Event(), threading.Event()
