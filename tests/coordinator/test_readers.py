@@ -51,7 +51,7 @@ def test_reader_that_takes_nothing_is_given_up_and_others_are_served(
     monkeypatch: pytest.MonkeyPatch, bound: str, request: pytest.FixtureRequest
 ):
     wide = request.getfixturevalue("wide")
-    monkeypatch.setattr(f"coordinator.service.{bound}", 1.0)
+    monkeypatch.setattr(f"coordinator.service.{bound}", 2.0)
     stuck = request.getfixturevalue("stuck")
     monkeypatch.setattr("coordinator.service.TRANSFER_SECONDS_MAX", 60.0)  # of others, who need not hurry
     assert fetched(wide) > 2 * CHUNK_BYTES_MAX
