@@ -21,7 +21,7 @@ from coordinator.letting_go import SWEEP_WANTED, want
 from coordinator.members import INCARNATION, must_be_current
 from coordinator.tables import commands, gone, journal, restated, verdicts, writer
 from coordinator.together import Together
-from coordinator.verdicts import alive_at, past_of
+from coordinator.verdicts import alive_at, moves_of, past_of
 from protos.chunks import digest_of
 from protos.fedshare.v1.federation_pb2 import (
     OUTCOME_BUFFERED,
@@ -267,11 +267,12 @@ class Journal:
             ).one_or_none()
         return _decision(row) if row else None
 
-    def of_contributor(self, worker: str, task: str) -> list[Decision]:
-        """What became of all updates of this worker for this task, oldest first."""
-        query = _decisions().where(journal.c.worker == worker, journal.c.task == task)
+    def moves_of(self, worker: str, task: str) -> list[tuple[int, int, bool]]:
+        """(position, version, is in it and those that follow) of updates of this worker for this task, in the order of
+        versions."""
+        positions = select(journal.c.position).where(journal.c.worker == worker, journal.c.task == task)
         with self._engine.connect() as connection:
-            return [_decision(row) for row in connection.execute(query.order_by(journal.c.position))]
+            return moves_of(connection, positions)
 
     def find(self, id_prefix: str) -> list[tuple[Position, Decision]]:
         """At most two updates whose id starts so: two mean that the prefix is too short."""

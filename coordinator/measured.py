@@ -10,7 +10,7 @@ from sqlalchemy import Engine, insert, select
 from coordinator.members import incarnation_of, must_be_current
 from coordinator.tables import metrics, writer
 
-READ_MAX = 100_000
+STORY_MAX = 100_000
 PAGE = 2000
 """Measurements in one message: far less than a MiB, whatever their names are."""
 
@@ -42,10 +42,16 @@ class Measured:
             if rows:
                 connection.execute(insert(metrics), rows)
 
-    def of_task(self, task: str = "", after: int = 0, limit: int = READ_MAX) -> list[Measurement]:
+    def of_task(self, task: str = "", after: int = 0, limit: int = PAGE) -> list[Measurement]:
         """The next of one task, or of every task where none is named, after the measurement with this id."""
         query = select(metrics).where(metrics.c.id > after)
         return self._read(query.where(metrics.c.task == task) if task else query, limit)
+
+    def of_contributor(self, worker: str, task: str, versions: tuple[int, int]) -> list[Measurement]:
+        """What this worker measured of this task from the first of these versions on and before the second."""
+        m, (first, end) = metrics.c, versions
+        of = m.worker == worker, m.task == task, m.version >= first, m.version < end
+        return self._read(select(metrics).where(*of), STORY_MAX)
 
     def contributors(self) -> set[tuple[str, str]]:
         """(worker, task) of everything that is kept."""

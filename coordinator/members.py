@@ -11,6 +11,7 @@ from coordinator.tables import cursors, members, writer
 from protos.fedshare.v1.federation_pb2 import OUTCOME_REFUSED_INCARNATION
 
 MEMBERS_MAX = 100_000
+"""Names that are kept; of those who have left the oldest makes room for a new one."""
 NEWEST_ERASED = "newest incarnation erased"
 INCARNATION = select(members.c.incarnation).where(members.c.worker == bindparam("worker"))
 """The current one of a worker; no row where it is no member."""
@@ -56,10 +57,22 @@ class Members:
     @staticmethod
     def _first(connection: Connection, worker: str, task: str, at: float) -> int:
         if connection.execute(select(func.count()).select_from(members)).scalar_one() >= MEMBERS_MAX:
-            raise Refused(OUTCOME_REFUSED_INCARNATION, f"this federation already has {MEMBERS_MAX} members")
+            _make_room(connection)
         incarnation = _newest_erased(connection) + 1
         connection.execute(insert(members).values(worker=worker, task=task, incarnation=incarnation, joined_at=at))
         return incarnation
+
+
+def _make_room(connection: Connection) -> None:
+    """Forgets who left longest ago: as after an erasure, it comes back newer than anything that still runs."""
+    left = select(members.c.worker).where(members.c.left_at.is_not(None)).order_by(members.c.left_at).limit(1)
+    worker = connection.execute(left).scalar_one_or_none()
+    if worker is None:
+        raise Refused(
+            OUTCOME_REFUSED_INCARNATION,
+            f"this federation has {MEMBERS_MAX:,} members, and none has left: join again when one has ended its work",
+        )
+    erase_member(connection, worker)
 
 
 def erase_member(connection: Connection, worker: str) -> None:

@@ -9,12 +9,12 @@ from time import time
 from coordinator import admit
 from coordinator.bases import Bases
 from coordinator.blobs import Blobs
-from coordinator.errors import Refused
+from coordinator.errors import CoordinatorError, Refused
 from coordinator.journal import Decision, Journal, Submission
 from coordinator.trouble import TROUBLES, come_again
 from protos.fedshare.v1 import federation_pb2 as pb
 from protos.policy import policy_of, replaces
-from share_algo import AlgebraError, Update
+from share_algo import AlgebraError, Basis, Update
 from share_algo.codec import decode_update
 
 log = logging.getLogger(__name__)
@@ -51,8 +51,7 @@ class Receiver:
         """The whole blob has come and has its digest. Returns (decision, was it here before)."""
         if known := self.expect(header):
             return known, True
-        base = self._bases.of(header.base_version)
-        admit.update(self.spec, header.task, _decoded(blob), base)
+        admit.update(self.spec, header.task, _decoded(blob), self._base(header.base_version))
         self._must_add_up(header)
         try:
             decision, repeated = self._keep(header, blob)
@@ -75,6 +74,14 @@ class Receiver:
         if decision.outcome == pb.OUTCOME_ERASED:
             self._journal.want_sweep()
         return decision, repeated
+
+    def _base(self, version: int) -> Basis:
+        """A damaged block is no fault of who sends, and may be restored: it is to come again."""
+        try:
+            return self._bases.of(version)
+        except CoordinatorError as error:
+            log.error("no update for version %d can be taken: %s", version, error)
+            raise Refused(pb.OUTCOME_RETRY_STORE, str(error)) from None
 
     def _must_add_up(self, header: pb.UpdateHeader) -> None:
         """Where updates of a task are added up, as far as can be seen now: the merge looks at what waits."""

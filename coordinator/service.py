@@ -9,6 +9,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext, suppress
 from functools import partial
 from time import time
 from typing import Any
@@ -30,8 +31,13 @@ from protos.fedshare.v1.federation_pb2_grpc import FederationServicer, add_Feder
 
 SUBMITS_MAX = 16
 """Updates that may be on their way into memory at once; one more is told to come again."""
+READINGS_MAX = 16
+"""Blobs of more than a chunk that are in memory at once for those who fetch them: as many as arrive. One more waits."""
 CHUNK_SECONDS_MAX = 60.0
-"""A sender that is silent for longer inside one update has gone away."""
+"""A sender that is silent for longer inside one update has gone away, and so has a reader that takes nothing."""
+FAREWELL_SECONDS_MAX = 1.0
+"""What a reader that was too slow is waited for once more; if it reads on, it finds the sentence."""
+TOO_SLOW = f"nothing was taken for {CHUNK_SECONDS_MAX:g} s, or all took {TRANSFER_SECONDS_MAX:g} s: ask for it again"
 MESSAGE_BYTES_MAX = CHUNK_BYTES_MAX + (3 << 20)
 STOP_SECONDS_MAX = 5.0
 """What calls in progress get when the coordinator stops."""
@@ -60,7 +66,7 @@ class Service(FederationServicer):
         self._journal, self._catalog, self._blobs = history.journal, history.catalog, history.blobs
         self._receiver, self._broadcast = receiver, broadcast
         self._lineage = lineage
-        self._submits = 0
+        self._submits, self._reading = 0, asyncio.Semaphore(READINGS_MAX)
         self.replays = Replays(history, spec)
 
     async def Describe(self, request: pb.DescribeRequest, context: Any) -> pb.FederationSpec:
@@ -92,18 +98,17 @@ class Service(FederationServicer):
                 consumed_position=newest.consumed,
             )
 
-    async def Fetch(self, request: pb.FetchRequest, context: Any) -> AsyncIterator[pb.FetchReply]:
-        newest, why = self._broadcast.newest, ""
-        if newest.waiting and not request.HasField("version"):
-            request.version, why = newest.head.version, newest.waiting  # what came after it may not be whole
-        manifest = await _answer(context, views.manifest, self._catalog, request, why)
-        for piece in await _answer(context, _pieces, lambda: manifest):
-            yield pb.FetchReply(manifest=piece)
-        for name in () if request.manifest_only else _wanted(manifest, set(request.have)):
-            blob = await _answer(context, views.part, self._catalog, self._blobs, manifest.version, name.digest)
-            yield pb.FetchReply(blob=name)
-            for chunk in cut(blob):
-                yield pb.FetchReply(chunk=chunk)
+    async def Fetch(self, request: pb.FetchRequest, context: Any) -> None:
+        """Writes its replies itself: what is yielded would wait for its reader where nothing here can bound it."""
+        try:
+            async with asyncio.timeout(TRANSFER_SECONDS_MAX):
+                return await self._fetch(request, context)
+        except TimeoutError:
+            pass  # and with it what was held to be sent
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FAREWELL_SECONDS_MAX):
+                await context.abort(grpc.StatusCode.ABORTED, TOO_SLOW)
+        raise asyncio.CancelledError
 
     async def Report(self, request: pb.ReportRequest, context: Any) -> pb.ReportReply:
         await _answer(context, self._report, request)
@@ -161,17 +166,34 @@ class Service(FederationServicer):
     async def _submit(self, header: pb.UpdateHeader, requests: AsyncIterator[pb.SubmitRequest]) -> pb.Receipt:
         admit.header(self._spec, header)
         is_long = header.nbytes > CHUNK_BYTES_MAX  # else it is here as soon as an answer, and `accept` asks, too
-        if is_long and (known := await asyncio.to_thread(self._receiver.expect, header)):
+        if is_long and (known := await _ended(self._receiver.expect, header)):
             return _receipt(known, repeated=True)
         if self._submits >= SUBMITS_MAX:
             raise Refused(pb.OUTCOME_RETRY_BUSY, f"{SUBMITS_MAX} updates are arriving just now")
         self._submits += 1
         try:
             blob = await _joined(header, requests)
-            decision, repeated = await asyncio.to_thread(self._receiver.accept, header, blob)
+            decision, repeated = await _ended(self._receiver.accept, header, blob)
         finally:
             self._submits -= 1
         return _receipt(decision, repeated=repeated)
+
+    async def _fetch(self, request: pb.FetchRequest, context: Any) -> None:
+        newest, why = self._broadcast.newest, ""
+        if newest.waiting and not request.HasField("version"):
+            request.version, why = newest.head.version, newest.waiting  # what came after it may not be whole
+        manifest = await _answer(context, views.manifest, self._catalog, request, why)
+        for piece in await _answer(context, _pieces, lambda: manifest):
+            await _write(context, pb.FetchReply(manifest=piece))
+        for name in () if request.manifest_only else _wanted(manifest, set(request.have)):
+            async with self._reading if name.nbytes > CHUNK_BYTES_MAX else nullcontext():
+                await self._send(context, manifest.version, name)
+
+    async def _send(self, context: Any, version: int, name: pb.BlobRef) -> None:
+        blob = await _answer(context, views.part, self._catalog, self._blobs, version, name.digest)
+        await _write(context, pb.FetchReply(blob=name))
+        for chunk in cut(blob):
+            await _write(context, pb.FetchReply(chunk=chunk))
 
     def _leave(self, request: pb.LeaveRequest) -> None:
         admit.name("worker", request.worker)
@@ -259,7 +281,21 @@ def port_in_use(address: str) -> CoordinatorError:
 
 async def _answer(context: Any, call: Callable[..., Any], *args: object) -> Any:
     """Run a blocking call in a thread."""
-    return await _awaited(context, asyncio.to_thread(call, *args))
+    return await _awaited(context, _ended(call, *args))
+
+
+async def _ended(call: Callable[..., Any], *args: object) -> Any:
+    """Run a blocking call in a thread, to its end: whoever hangs up meanwhile keeps until then what is counted."""
+    running, hung_up = asyncio.get_running_loop().run_in_executor(None, partial(call, *args)), False
+    while not running.done():
+        try:
+            await asyncio.wait([running])
+        except asyncio.CancelledError:
+            hung_up = True
+    if not hung_up:
+        return running.result()
+    running.exception()  # nobody is there to be told
+    raise asyncio.CancelledError
 
 
 def _pieces(call: Callable[..., M], *args: object) -> list[M]:
@@ -292,6 +328,11 @@ async def _next(requests: AsyncIterator[pb.SubmitRequest]) -> pb.SubmitRequest:
             return await anext(requests)
     except (StopAsyncIteration, TimeoutError):
         raise Refused(pb.OUTCOME_RETRY_DIGEST, "the update did not come whole: send it again") from None
+
+
+async def _write(context: Any, reply: pb.FetchReply) -> None:
+    async with asyncio.timeout(CHUNK_SECONDS_MAX):
+        await context.write(reply)
 
 
 async def _joined(header: pb.UpdateHeader, requests: AsyncIterator[pb.SubmitRequest]) -> bytes:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 
-from coordinator.catalog import Catalog
+from coordinator.catalog import VERSION_MAX, Catalog
 from coordinator.errors import Refused
 from coordinator.journal import Decision, Journal, Position
 from coordinator.measured import Measured
@@ -28,10 +32,28 @@ def tell(id_prefix: str, journal: Journal, catalog: Catalog, measured: Measured)
             f"{what} an id that starts with {id_prefix[:40]!r} (give {PREFIX_MIN} or more digits of it)",
         )
     position, decision = found[0]
-    decided = (_decided(v, catalog) for v in _verdicts(decision, journal))
-    events = [_received(position), *decided, *_measured(position, journal, measured)]
-    events.sort(key=lambda event: event.at)
+    verdicts = _verdicts(decision, journal)
+    certain = [_received(position), *(_decided(v, catalog) for v in verdicts)]
+    events = _in_order(certain, _measured(position, verdicts, journal, measured))
     return pb.StoryReply(update_id=decision.update_id, events=events, verdict=verdict(decision, catalog))
+
+
+def _in_order(certain: Iterable[pb.StoryEvent], reports: Iterable[_Report]) -> Iterator[pb.StoryEvent]:
+    """Both keep their order, whatever the clock did. A report comes by its time, but never before its verdict."""
+    waiting = deque(reports)
+    for told, event in enumerate(certain):
+        while waiting and waiting[0].after < told and waiting[0].event.at < event.at:
+            yield waiting.popleft().event
+        yield event
+    yield from (report.event for report in waiting)
+
+
+@dataclass(frozen=True)
+class _Report:
+    """after: the place, among what is certain, of the verdict that brought the update into what was measured."""
+
+    event: pb.StoryEvent
+    after: int
 
 
 def _received(position: Position) -> pb.StoryEvent:
@@ -77,42 +99,47 @@ def _verdicts(decision: Decision, journal: Journal) -> list[Decision]:
     return [*journal.past(decision.position), *([decision] if decision.decided_at is not None else [])]
 
 
-def _measured(position: Position, journal: Journal, measured: Measured) -> Iterator[pb.StoryEvent]:
+def _measured(
+    position: Position, verdicts: Sequence[Decision], journal: Journal, measured: Measured
+) -> Iterator[_Report]:
     """What its worker reported on versions whose newest update of this worker and task is this one.
 
     That serves every policy: an update that replaces the task is what was measured, and one that is added up was the
-    last of its worker's to be added. Newest: whose first merge was the last, as a rollback brings updates back in the
-    order that they had.
+    last of its worker's to be added.
     """
     s = position.submission
-    if not s.task:  # a command, or erased
+    merged = [(v.version, place) for place, v in enumerate(verdicts, 1) if v.outcome == pb.OUTCOME_MERGED]
+    if not s.task or not merged:  # a command, or erased, or in no version
         return
-    updates = [_InVersions.of(_verdicts(d, journal)) for d in journal.of_contributor(s.worker, s.task)]
-    for m in measured.of_task(s.task):
-        if m.worker == s.worker:
-            newest = max((u for u in updates if u.is_in(m.version)), key=lambda u: u.place, default=None)
-            if newest and newest.position == position.position:
-                yield pb.StoryEvent(at=m.at, what="reported", detail=f"{m.name} {m.value:.6g} on version {m.version}")
+    turns = _turns(position.position, journal.moves_of(s.worker, s.task))
+    if not turns:
+        return
+    end = turns[-1] if len(turns) % 2 == 0 else VERSION_MAX
+    for m in measured.of_contributor(s.worker, s.task, (turns[0], end)):
+        if bisect_right(turns, m.version) % 2:
+            said = f"{m.name} {m.value:.6g} on version {m.version}"
+            _, after = merged[bisect_right(merged, m.version, key=itemgetter(0)) - 1]
+            yield _Report(pb.StoryEvent(at=m.at, what="reported", detail=said), after)
 
 
-@dataclass(frozen=True)
-class _InVersions:
-    """When an update was merged and taken back. moves: (version, is in it and those that follow), in order."""
+def _turns(position: int, moves: Sequence[tuple[int, int, bool]]) -> list[int]:
+    """The versions with which this update becomes, and ceases to be, the newest of its worker and task, in turn.
 
-    position: int
-    moves: Sequence[tuple[int, bool]]
-
-    @staticmethod
-    def of(verdicts: Sequence[Decision]) -> _InVersions:
-        moved = [v for v in verdicts if v.outcome in (pb.OUTCOME_MERGED, pb.OUTCOME_REVERTED)]
-        position = verdicts[0].position if verdicts else 0
-        return _InVersions(position, [(v.version, v.outcome == pb.OUTCOME_MERGED) for v in moved])
-
-    @property
-    def place(self) -> tuple[int, int]:
-        """Of its merge among others'. An update that somebody accepted is merged after what came later."""
-        return next(version for version, merged in self.moves if merged), self.position
-
-    def is_in(self, version: int) -> bool:
-        until = [merged for since, merged in self.moves if since <= version]
-        return bool(until) and until[-1]
+    Newest: whose first merge was the last, as a rollback brings updates back in the order that they had, and one that
+    somebody accepted is merged after what came later. moves: Journal.moves_of, of all of them.
+    """
+    first: dict[int, int] = {}
+    for one, version, is_in in moves:
+        if is_in:
+            first.setdefault(one, version)
+    if position not in first:
+        return []
+    own = first[position], position
+    alive, turns = set[int](), list[int]()
+    for version, moved in groupby(moves, key=itemgetter(1)):
+        for one, _, is_in in moved:
+            if one in first and (first[one], one) >= own:
+                (alive.add if is_in else alive.discard)(one)
+        if (alive == {position}) != len(turns) % 2:
+            turns.append(version)
+    return turns

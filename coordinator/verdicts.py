@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, Select, func, insert, select, update
 from sqlalchemy import union_all as union
 
 from coordinator.tables import past_verdicts, verdicts
@@ -80,6 +80,18 @@ def past_of(connection: Connection, position: int) -> list[tuple[Outcome, int, s
     p = past_verdicts.c
     query = select(p.outcome, p.version, p.reason, p.decided_at).where(p.position == position).order_by(p.ordinal)
     return [tuple(row) for row in connection.execute(query)]
+
+
+def moves_of(connection: Connection, positions: Select) -> list[tuple[int, int, bool]]:
+    """(position, version, is in it and those that follow) of each time that one of these entries was merged or taken
+    back, in the order of versions."""
+    moves = []
+    for ordinal, table in enumerate((past_verdicts, verdicts)):
+        c = table.c
+        moved = c.outcome.in_((OUTCOME_MERGED, OUTCOME_REVERTED)), c.position.in_(positions)
+        query = select(c.position, c.version, c.outcome).where(*moved)
+        moves += [(r.version, ordinal, r.position, r.outcome == OUTCOME_MERGED) for r in connection.execute(query)]
+    return [(position, version, is_in) for version, _, position, is_in in sorted(moves)]
 
 
 def alive_at(connection: Connection, version: int) -> set[int]:

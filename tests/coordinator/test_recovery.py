@@ -120,6 +120,22 @@ def test_last_good_version_is_served_while_a_block_of_the_head_is_bad(
         assert relative_error(wanted, dense(manifest, blobs, task)) < 2e-5
 
 
+def test_update_for_a_version_of_which_a_block_is_bad_comes_again_when_the_file_is_back(stopped: CoordinatorHere):
+    block = blob_of_head(stopped, "block")
+    with stopped, RawWorker(stopped.address) as raw:
+        base, blob = raw.blob(random_adapter(raw.spec, 9))
+        stopped.stop()
+    copy = shutil.copy(block, stopped.home / "copy")
+    flip_a_byte(block)
+    with stopped, RawWorker(stopped.address) as raw:
+        header = raw.header(blob, base, task="late")
+        receipt = raw.submit(header, blob)
+        assert (base, receipt.outcome, receipt.is_transient) == (3, pb.OUTCOME_RETRY_STORE, True)
+        assert receipt.reason.startswith(f"{block} is damaged: ") and "\n" not in receipt.reason
+        shutil.copy(copy, block)
+        assert raw.submit(header, blob).outcome == pb.OUTCOME_QUEUED
+
+
 @pytest.mark.parametrize("damage", ["flipped", "missing"])
 def test_task_that_only_a_bad_head_has_is_refused_with_the_reason_and_what_can_be_had(
     stopped: CoordinatorHere, damage: str, tmp_path: Path

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import sqlite3
 import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 import grpc
@@ -15,7 +17,7 @@ import safetensors.torch
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from parts import Coordinator, CoordinatorHere, RawWorker, honest_blob, random_adapter, small_home
+from parts import Coordinator, CoordinatorHere, RawWorker, honest_blob, random_adapter, small_home, until
 
 from coordinator.admit import LABELS_BYTES_MAX, LABELS_MAX, METRICS_MAX, update_bytes_max
 from coordinator.service import SUBMITS_MAX
@@ -330,6 +332,24 @@ def test_sender_that_takes_far_too_long_is_told_to_come_again(here: CoordinatorH
         blob = honest(raw)
         refused(raw.submit(raw.header(blob), bit_by_bit(blob)), pb.OUTCOME_RETRY_DIGEST, "within 0.5 s: send it again")
         assert raw.submit(raw.header(blob), blob).outcome == pb.OUTCOME_QUEUED
+
+
+def test_sender_that_hangs_up_keeps_its_place_until_what_it_sent_is_taken(
+    here: CoordinatorHere, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("coordinator.service.SUBMITS_MAX", 1)
+    with RawWorker(here.address) as raw, closing(sqlite3.connect(here.home / "journal.sqlite")) as other:
+        first, second = (raw.blob(random_adapter(raw.spec, seed))[1] for seed in range(2))
+        other.execute("BEGIN IMMEDIATE")  # whoever commits waits
+        header = raw.header(first)
+        call = raw.stub.Submit.future(iter([pb.SubmitRequest(header=header), pb.SubmitRequest(chunk=first)]))
+        until((here.home / "blobs" / f"{header.digest}.safetensors").exists, "the update is being taken")
+        call.cancel()
+        time.sleep(0.2)
+        assert raw.submit(raw.header(second), second).outcome == pb.OUTCOME_RETRY_BUSY
+        other.rollback()
+        until(lambda: raw.submit(raw.header(second), second).position, "its place is free")
+        assert raw.submit(header, first).repeated
 
 
 def vanish_in_the_middle(raw: RawWorker, address: str) -> None:

@@ -237,6 +237,8 @@ def test_counts_and_history_follow_what_commands_change(home: Home):
     counts = journal.counts()
     assert (counts[pb.OUTCOME_MERGED], counts[pb.OUTCOME_REVERTED], counts[pb.OUTCOME_QUEUED]) == (2, 1, 1)
     assert [journal.alive_at(v) for v in range(4)] == [set(), {1}, {1, 2}, {2, 3}]
+    assert journal.moves_of("ann", "spam") == [(1, 1, True), (2, 2, True), (1, 3, False), (3, 3, True)]
+    assert journal.moves_of("another", "spam") == []
     [past] = journal.past(1)
     assert (past.outcome, past.version, past.decided_at) == (pb.OUTCOME_MERGED, 1, 1.0)
     assert (journal.consumed(), [p.position for p in journal.after(3, 9)], journal.after(4, 9)) == (3, [4], [])
@@ -271,6 +273,30 @@ def test_older_incarnation_writes_nothing_more(home: Home):
     assert [(m.incarnation, m.left_at) for m in members.everyone()] == [(2, 4.0)]
 
 
+def test_who_left_longest_ago_makes_room_and_comes_back_newer_than_what_still_runs(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("coordinator.members.MEMBERS_MAX", 3)
+    members, journal = Members(home.engine), Journal(home.engine)
+    assert [members.join("ann", "spam", 2.0), members.join("bob", "spam", 2.0), members.join("cid", "spam", 2.0)] == [
+        2,
+        1,
+        1,
+    ]
+    with pytest.raises(Refused, match="3 members, and none has left: join again when one has ended its work"):
+        members.join("dan", "spam", 3.0)
+    members.leave("cid", 1, 5.0)
+    members.leave("ann", 2, 4.0)
+    members.join("dan", "spam", 6.0)
+    assert {m.worker for m in members.everyone()} == {"bob", "cid", "dan"}
+    with pytest.raises(Refused, match="ann is not a member: join first"):
+        journal.append(submission(1, incarnation=2), 7.0)
+    assert members.join("ann", "spam", 8.0) == 3
+    with pytest.raises(Refused, match="incarnation 2 of ann is no longer current"):
+        journal.append(submission(1, incarnation=2), 9.0)
+    assert {m.worker for m in members.everyone()} == {"ann", "bob", "dan"}
+
+
 def test_incarnation_is_checked_inside_the_transaction_that_writes(home: Home):
     """A rejoin that is under way when an append begins is seen by it."""
     inside, go_on = threading.Event(), threading.Event()
@@ -300,6 +326,9 @@ def test_measurements_come_back_in_order_of_arrival(home: Home):
     assert [(m.version, m.name, m.value) for m in found] == [
         (n, name, value) for n in range(3) for name, value in (("accuracy", n / 4), ("loss", -n / 3))
     ]
+    assert measured.of_contributor("ann", "spam", (1, 2)) == found[2:4] and not measured.of_contributor(
+        "bob", "spam", (0, 9)
+    )
     assert measured.after(found[3].id, 10) == found[4:] and measured.contributors() == {("ann", "spam")}
 
 

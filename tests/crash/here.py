@@ -72,6 +72,12 @@ class Answered(grpc.RpcError):
 
 
 class Context:
+    def __init__(self) -> None:
+        self.written: list[Any] = []
+
+    async def write(self, reply: Any) -> None:
+        self.written.append(reply)
+
     async def abort(self, code: grpc.StatusCode, details: str) -> NoReturn:
         raise Answered(code, details)
 
@@ -113,7 +119,9 @@ class Here:
             return await answer(_sent(request), Context())
         if inspect.isasyncgenfunction(answer):
             return [reply async for reply in answer(request, Context())]
-        return await answer(request, Context())
+        context = Context()
+        reply = await answer(request, context)
+        return context.written if reply is None else reply
 
     def notice(self) -> pb.VersionNotice:
         """What a watcher gets first."""
