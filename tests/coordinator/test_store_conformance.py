@@ -17,8 +17,8 @@ from servers import Postgres
 from sqlalchemy import Engine, event, insert, select, update
 from sqlalchemy.exc import IntegrityError, OperationalError
 
-from coordinator import tables
-from coordinator.catalog import VERSION_MAX, Catalog
+from coordinator import erasure, tables
+from coordinator.catalog import VERSION_MAX, Catalog, Version, _insert_version
 from coordinator.database import BUSY_SECONDS_MAX, WIPE_SECONDS_MAX, unfenced, wipe_deleted
 from coordinator.draft import BlobName, Draft, Erasure, Kept, LettingGo
 from coordinator.errors import CoordinatorError, Fenced, Refused
@@ -453,6 +453,23 @@ def test_erasure_blanks_every_row_and_keeps_the_id(home: Home):
     assert sweep_if_wanted(home.engine, home.blobs) == 5  # two blocks, two entries, one that no row ever named
     assert sweep_if_wanted(home.engine, home.blobs) == 0
     assert {name.partition(".")[0] for name in home.blobs._shelf.names("")} <= named(home.engine)
+
+
+def test_erasure_among_many_versions_is_never_silent_for_long(home: Home, monkeypatch: pytest.MonkeyPatch):
+    """PostgreSQL ends a transaction that is: here after 0.6 s, and a record takes as long as hundreds do."""
+    first, real = erased(home) + 1, erasure._blanked
+    last = first + 5 * erasure.ROWS_AT_ONCE
+    with writer(home.engine).begin() as connection:
+        for version in range(first, last + 1):
+            record = Record(1 if version == last else 2, "ham", "bob", f"{version:032x}")
+            _insert_version(connection, Version(version, version - 1, 0, 0, "", 1.0, (record,)), None)
+    monkeypatch.setattr(erasure, "_blanked", lambda *given: time.sleep(0.002) or real(*given))
+    with writer(home.engine).begin() as connection:
+        if connection.dialect.name == "postgresql":
+            connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = '600ms'")
+        erasure.erase(connection, Erasure(frozenset({1}), "", "ann", 3))
+    before, changed = Catalog(home.engine).records(last - 1, 2)
+    assert (before.task, changed.task, changed.records[0].worker) == ("ham", "", "")
 
 
 def still_wanted(home: Home) -> list[str]:
