@@ -19,12 +19,12 @@ from pathlib import Path
 
 from google.protobuf import json_format
 from sqlalchemy import Engine, insert, inspect, select, update
-from sqlalchemy.exc import DatabaseError, DBAPIError
+from sqlalchemy.exc import DatabaseError, DBAPIError, InternalError, OperationalError
 
 from coordinator import tables
 from coordinator.blob_place import BlobPlace
 from coordinator.blobs import Blobs
-from coordinator.database import fence_of, first_line, open_postgres, open_sqlite, shown
+from coordinator.database import fence_of, open_postgres, open_sqlite, shown, unusable
 from coordinator.errors import CoordinatorError
 from coordinator.lease import Held, Lease, take
 from coordinator.locks import AdvisoryLocks, FileLocks, Locks
@@ -55,11 +55,13 @@ class Home:
     def __enter__(self) -> Home:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _kind: object = None, error: BaseException | None = None, _trace: object = None) -> None:
         if self.address_file.exists() and self.address_file.read_text() == self.address:
             self.address_file.unlink(missing_ok=True)
         self.lease.let_go()
         self.engine.dispose()
+        if isinstance(error, (OperationalError, InternalError)):  # full, damaged or away, where nobody waits for it
+            raise unusable(self.place.database, error) from None
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,7 @@ def open_home(
         where = f"{error.filename}: " if error.filename and str(error.filename) != str(folder) else ""
         raise CoordinatorError(f"cannot use {folder} as a home: {where}{error.strerror or error}") from None
     except DatabaseError as error:
-        raise CoordinatorError(f"cannot open {place.database}: {first_line(error)}") from None
+        raise unusable(place.database, error) from None
     except NewerRelease as error:
         raise CoordinatorError(
             f"{place.name} was made by a newer release of fedshare ({error}): use that one"
