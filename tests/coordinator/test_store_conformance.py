@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -590,6 +592,22 @@ def test_nothing_is_written_with_an_older_token(home: Home):
         with pytest.raises(Fenced, match=r"another coordinator \(another\) has taken over"):
             write()
     assert rows(home) == before and home.fence.lost.is_set() and lost
+
+
+def test_nothing_is_written_with_a_token_that_another_holds_as_well(home: Home, opened: Open):
+    """The database fell back to before this one's takeover, and another has taken over from there."""
+    before = _read(home.engine)
+    home.__exit__()
+    with opened() as again:
+        with writer(again.engine).begin() as connection:
+            connection.execute(update(tables.lease).values(**asdict(before)))
+        other = open_another(opened, again)
+        with unfenced(other) as connection:
+            _swap(connection, before, before.token + 1)
+        assert _read(other).token == again.fence.token
+        other.dispose()
+        with pytest.raises(Fenced, match=rf"^another coordinator \(process {os.getpid()} on [^ #]*\) has taken over: "):
+            Members(again.engine).join("bob", "spam", 1.0)
 
 
 def test_each_opening_has_a_newer_token(home: Home, opened: Open):
