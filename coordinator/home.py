@@ -25,7 +25,7 @@ from coordinator import tables
 from coordinator.blob_place import BlobPlace
 from coordinator.blobs import Blobs
 from coordinator.database import fence_of, open_postgres, open_sqlite, shown, unusable
-from coordinator.errors import CoordinatorError
+from coordinator.errors import CoordinatorError, Fenced
 from coordinator.lease import Held, Lease, take
 from coordinator.locks import AdvisoryLocks, FileLocks, Locks
 from coordinator.migrations import NewerRelease
@@ -104,9 +104,9 @@ def open_home(
 
     prepare: called by who stands by, before it waits, with what the federation is as far as that is known.
 
-    Raises CoordinatorError when another coordinator holds it, when it belongs to a federation other than
-    `wanted`, when its blobs are elsewhere, when a newer release has used it, when it cannot be written, or when
-    there is neither a home nor a `wanted`. A home of an older release is brought up to this one.
+    Raises CoordinatorError when another coordinator holds it, or takes it over meanwhile, when it belongs to a
+    federation other than `wanted`, when its blobs are elsewhere, when a newer release has used it, when it cannot be
+    written, or when there is neither a home nor a `wanted`. A home of an older release is brought up to this one.
     """
     place = Place(folder, store, blobs)
     if wanted is None and not store and not (folder / "journal.sqlite").exists():
@@ -119,7 +119,9 @@ def open_home(
         try:
             if standby and (known := _known_spec(engine) or wanted):
                 prepare(known)
-            return _held_home(place, wanted, engine, take(engine, locks, standby))
+            lease = take(engine, locks, standby)
+            with lease.beating():  # to look for the blobs may take long
+                return _held_home(place, wanted, engine, lease)
         except BaseException:
             locks.keep_only(None)
             engine.dispose()
@@ -129,6 +131,8 @@ def open_home(
             f"another coordinator ({held}) is running on {place.name}: stop it, use another --home,"
             " or let a coordinator wait for it with --standby"
         ) from None
+    except Fenced as error:
+        raise CoordinatorError(str(error)) from None
     except OSError as error:
         where = f"{error.filename}: " if error.filename and str(error.filename) != str(folder) else ""
         raise CoordinatorError(f"cannot use {folder} as a home: {where}{error.strerror or error}") from None

@@ -52,23 +52,23 @@ class Lease:
     def __init__(self, engine: Engine, locks: Locks, token: int):
         self._engine, self._locks, self._token = engine, locks, token
         self._writer = writer(engine, unsynced=True)
-        self._ended = threading.Event()
 
     @contextmanager
     def beating(self) -> Iterator[None]:
-        thread = threading.Thread(target=self._beat, name="lease", daemon=True)
+        ended = threading.Event()
+        thread = threading.Thread(target=self._beat, args=(ended,), name="lease", daemon=True)
         thread.start()
         try:
             yield
         finally:
-            self._ended.set()
+            ended.set()
             thread.join()
 
     def let_go(self) -> None:
         self._locks.keep_only(None)
 
-    def _beat(self) -> None:
-        while not self._ended.wait(BEAT_SECONDS):
+    def _beat(self, ended: threading.Event) -> None:
+        while not ended.wait(BEAT_SECONDS):
             try:
                 self._locks.keep(self._token)
                 with self._writer.begin() as connection:

@@ -20,6 +20,7 @@ from sqlalchemy import Engine, event, insert, select, update
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from coordinator import erasure, tables
+from coordinator.blob_place import BlobPlace
 from coordinator.catalog import VERSION_MAX, Catalog, Version, _insert_version
 from coordinator.database import BUSY_SECONDS_MAX, WIPE_SECONDS_MAX, unfenced, wipe_deleted
 from coordinator.draft import BlobName, Draft, Erasure, Kept, LettingGo
@@ -666,3 +667,18 @@ def test_holder_beats_while_it_lives(home: Home):
     before = _read(home.engine).beats
     time.sleep(1.5)
     assert _read(home.engine).beats == before
+
+
+def test_holder_beats_as_soon_as_it_holds_also_where_its_blobs_take_long_to_be_found(
+    home: Home, opened: Open, monkeypatch: pytest.MonkeyPatch
+):
+    before, real = _read(home.engine).beats, BlobPlace.find
+    home.__exit__()
+
+    def find(place: BlobPlace, engine: Engine) -> str:
+        until(lambda: _read(engine).beats > before, "a beat")
+        return real(place, engine)
+
+    monkeypatch.setattr(BlobPlace, "find", find)
+    with opened() as again:
+        Members(again.engine).join("bob", "spam", 1.0)
