@@ -7,6 +7,7 @@ of `unsynced`.
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from pathlib import Path
 from threading import Lock
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
+from sqlalchemy.exc import ArgumentError, DatabaseError, InternalError, OperationalError
 
 from coordinator.errors import CoordinatorError
 from coordinator.fence import Fence
@@ -34,6 +35,7 @@ CONNECTIONS_MAX = 40
 _POOL = {"pool_size": CONNECTIONS_MAX, "max_overflow": 0}
 """One for each thread that may want one: those beyond a pool's size would be opened and closed each time."""
 POSTGRES_LOCKED = "55P03"
+POSTGRES_DAMAGED = ("XX001", "XX002")
 
 _POSTGRES_SETTINGS = {
     "synchronous_commit": "on",
@@ -73,6 +75,12 @@ def open_sqlite(path: Path) -> Engine:
             _set(connection, "busy_timeout", f"{1000 * seconds:.0f}")
             _set(connection, "synchronous", "NORMAL" if options.get("unsynced") else "FULL")
         connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get("writes") else "BEGIN")
+
+    @event.listens_for(engine, "handle_error")
+    def _on_error(context):
+        """A torn page is the store's trouble, and in Python it has no name of its own."""
+        error = context.original_exception
+        return InternalError(context.statement, context.parameters, error) if _is_torn(error) else None
 
     return engine
 
@@ -125,7 +133,7 @@ def _must_keep_commits(engine: Engine, name: str) -> None:
         with engine.connect() as connection:
             fsync = connection.exec_driver_sql("SHOW fsync").scalar()
     except DatabaseError as error:
-        raise CoordinatorError(f"cannot use {name}: {first_line(error)}") from None
+        raise unusable(name, error) from None
     if fsync != "on":
         raise CoordinatorError(f"{name} runs with fsync={fsync}: no receipt would be durable")
 
@@ -153,11 +161,16 @@ def _log_is_emptied(engine: Engine) -> bool:
         cursor = connection.connection.cursor()  # not inside a transaction
         try:
             cursor.execute(f"PRAGMA busy_timeout={1000 * WIPE_SECONDS_MAX:.0f}")
-            [is_busy, *_] = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            [is_busy, *_] = cursor.execute(_EMPTY_LOG).fetchone()
+        except sqlite3.OperationalError as error:  # a full disk
+            raise OperationalError(_EMPTY_LOG, None, error) from None
         finally:
             connection.info["busy_timeout"] = f"{1000 * BUSY_SECONDS_MAX:.0f}"
             cursor.execute(f"PRAGMA busy_timeout={connection.info['busy_timeout']}")
     return not is_busy
+
+
+_EMPTY_LOG = "PRAGMA wal_checkpoint(TRUNCATE)"
 
 
 def _tables_are_rewritten(engine: Engine) -> bool:
@@ -194,8 +207,20 @@ _OLD_READERS = text(
 )
 
 
-def first_line(error: DatabaseError) -> str:
-    return (str(error.orig).strip().splitlines() or [""])[0]
+def unusable(name: str, error: DatabaseError) -> CoordinatorError:
+    """For the operator of the database that is called so."""
+    said = (str(error.orig).strip().splitlines() or [""])[0]
+    if _is_torn(error.orig) or getattr(error.orig, "sqlstate", None) in POSTGRES_DAMAGED:
+        return CoordinatorError(
+            f"{name} is damaged ({said}): put a copy of it in its place,"
+            " and `fedshare check` says whether all blobs that the copy names are there"
+        )
+    return CoordinatorError(f"cannot use {name}: {said}")
+
+
+def _is_torn(error: BaseException | None) -> bool:
+    """SQLite's file is malformed, or no database: all other errors are of classes that are derived from this one."""
+    return type(error) is sqlite3.DatabaseError
 
 
 def shown(url: str) -> str:

@@ -7,10 +7,11 @@ versions that held anything of them are let go (letting_go.py).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from google.protobuf import json_format
-from sqlalchemy import Connection, bindparam, delete, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, bindparam, delete, select, update
 
 from coordinator.draft import Erasure
 from coordinator.heirs import ERASED_TASK, without
@@ -18,6 +19,8 @@ from coordinator.members import erase_member
 from coordinator.tables import commands, journal, members, metrics, past_verdicts, restated, verdicts, versions
 from protos.fedshare.v1.federation_pb2 import CommandRequest
 
+ROWS_AT_ONCE = 100
+"""So many are looked at without a word: PostgreSQL ends a transaction that is silent (database.IDLE_SECONDS_MAX)."""
 JUDGED = "a judgement on an update that is erased"
 BLANK = {"worker": "", "task": "", "metrics": {}, "warm_start": ""}
 """Of what was said of an update, in the journal and in a version's record."""
@@ -57,7 +60,7 @@ def _blank_warm_starts(connection: Connection, tasks: set[str]) -> None:
 
 
 def _blank_records(connection: Connection, positions: frozenset[int], tasks: set[str]) -> None:
-    for row in connection.execute(select(versions.c.version, versions.c.record)).all():
+    for row in _paged(connection, select(versions.c.version, versions.c.record), versions.c.version):
         blanked = [_blanked(record, positions, tasks) for record in row.record]
         if blanked != row.record:
             connection.execute(update(versions).where(versions.c.version == row.version).values(record=blanked))
@@ -73,7 +76,7 @@ def _blanked(record: dict[str, Any], positions: frozenset[int], tasks: set[str])
 
 def _blank_forgets(connection: Connection, tasks: set[str], worker: str, until: int) -> None:
     """What was asked to be forgotten, here or before."""
-    for row in connection.execute(select(commands).where(commands.c.position <= until)).all():
+    for row in _paged(connection, select(commands).where(commands.c.position <= until), commands.c.position):
         request = json_format.Parse(row.request, CommandRequest())
         forget = request.forget
         if forget.task in tasks or (worker and forget.worker == worker):
@@ -87,7 +90,7 @@ def _blank_verdicts(connection: Connection, ids: set[str], tasks: set[str]) -> N
     joined = select(commands.c.request, verdicts.c.position, verdicts.c.reason).join_from(
         commands, verdicts, commands.c.position == verdicts.c.position
     )
-    for row in connection.execute(joined).all():
+    for row in _paged(connection, joined, verdicts.c.position):
         judged = json_format.Parse(row.request, CommandRequest()).judge.update_id
         reason = JUDGED if judged in ids else without(row.reason, tasks)
         if reason != row.reason:
@@ -101,3 +104,11 @@ def _blank_people(connection: Connection, task: str, worker: str) -> None:
     if task:
         connection.execute(delete(metrics).where(metrics.c.task == task))
         connection.execute(update(members).where(members.c.task == task).values(task=""))
+
+
+def _paged(connection: Connection, query: Select, key: ColumnElement[int]) -> Iterator[Row]:
+    """The rows of a query that selects this key, in its order. They may be changed meanwhile, but for the key."""
+    after = -1
+    while page := connection.execute(query.where(key > after).order_by(key).limit(ROWS_AT_ONCE)).all():
+        yield from page
+        after = page[-1]._mapping[key]

@@ -19,13 +19,13 @@ from pathlib import Path
 
 from google.protobuf import json_format
 from sqlalchemy import Engine, insert, inspect, select, update
-from sqlalchemy.exc import DatabaseError, DBAPIError
+from sqlalchemy.exc import DatabaseError, DBAPIError, InternalError, OperationalError
 
 from coordinator import tables
 from coordinator.blob_place import BlobPlace
 from coordinator.blobs import Blobs
-from coordinator.database import fence_of, first_line, open_postgres, open_sqlite, shown
-from coordinator.errors import CoordinatorError
+from coordinator.database import fence_of, open_postgres, open_sqlite, shown, unusable
+from coordinator.errors import CoordinatorError, Fenced
 from coordinator.lease import Held, Lease, take
 from coordinator.locks import AdvisoryLocks, FileLocks, Locks
 from coordinator.migrations import NewerRelease
@@ -55,11 +55,13 @@ class Home:
     def __enter__(self) -> Home:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _kind: object = None, error: BaseException | None = None, _trace: object = None) -> None:
         if self.address_file.exists() and self.address_file.read_text() == self.address:
             self.address_file.unlink(missing_ok=True)
         self.lease.let_go()
         self.engine.dispose()
+        if isinstance(error, (OperationalError, InternalError)):  # full, damaged or away, where nobody waits for it
+            raise unusable(self.place.database, error) from None
 
 
 @dataclass(frozen=True)
@@ -102,9 +104,9 @@ def open_home(
 
     prepare: called by who stands by, before it waits, with what the federation is as far as that is known.
 
-    Raises CoordinatorError when another coordinator holds it, when it belongs to a federation other than
-    `wanted`, when its blobs are elsewhere, when a newer release has used it, when it cannot be written, or when
-    there is neither a home nor a `wanted`. A home of an older release is brought up to this one.
+    Raises CoordinatorError when another coordinator holds it, or takes it over meanwhile, when it belongs to a
+    federation other than `wanted`, when its blobs are elsewhere, when a newer release has used it, when it cannot be
+    written, or when there is neither a home nor a `wanted`. A home of an older release is brought up to this one.
     """
     place = Place(folder, store, blobs)
     if wanted is None and not store and not (folder / "journal.sqlite").exists():
@@ -117,7 +119,9 @@ def open_home(
         try:
             if standby and (known := _known_spec(engine) or wanted):
                 prepare(known)
-            return _held_home(place, wanted, engine, take(engine, locks, standby))
+            lease = take(engine, locks, standby)
+            with lease.beating():  # to look for the blobs may take long
+                return _held_home(place, wanted, engine, lease)
         except BaseException:
             locks.keep_only(None)
             engine.dispose()
@@ -127,11 +131,13 @@ def open_home(
             f"another coordinator ({held}) is running on {place.name}: stop it, use another --home,"
             " or let a coordinator wait for it with --standby"
         ) from None
+    except Fenced as error:
+        raise CoordinatorError(str(error)) from None
     except OSError as error:
         where = f"{error.filename}: " if error.filename and str(error.filename) != str(folder) else ""
         raise CoordinatorError(f"cannot use {folder} as a home: {where}{error.strerror or error}") from None
     except DatabaseError as error:
-        raise CoordinatorError(f"cannot open {place.database}: {first_line(error)}") from None
+        raise unusable(place.database, error) from None
     except NewerRelease as error:
         raise CoordinatorError(
             f"{place.name} was made by a newer release of fedshare ({error}): use that one"

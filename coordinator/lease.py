@@ -1,7 +1,7 @@
 """Who may write. One coordinator holds the lease of a store; others are refused, or stand by and take it over.
 
-Safety      each holder's token is one more than the last's, and every transaction that writes checks it (fence.py):
-            two can never both write, whatever clocks, networks and stopped processes do.
+Safety      each holder's token is one more than the last's, and every transaction that writes checks that and who took
+            it (fence.py): two can never both write to one database, whatever clocks, networks and stopped processes do.
 Liveness    a holder has the lock that is numbered like its token, which the system takes from a dead process at once;
             and it adds 1 to `beats` every second. Who stands by takes over when it gets that lock, or has seen no beat
             for LEASE_SECONDS_MAX by its own monotonic clock (the holder hangs).
@@ -10,8 +10,6 @@ Liveness    a holder has the lock that is numbered like its token, which the sys
 from __future__ import annotations
 
 import logging
-import os
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -23,6 +21,7 @@ from sqlalchemy.exc import DBAPIError
 
 from coordinator.database import fence_of, unfenced
 from coordinator.errors import Fenced
+from coordinator.fence import named, new_holder
 from coordinator.locks import Locks
 from coordinator.migrations import migrate
 from coordinator.tables import lease, writer
@@ -53,23 +52,23 @@ class Lease:
     def __init__(self, engine: Engine, locks: Locks, token: int):
         self._engine, self._locks, self._token = engine, locks, token
         self._writer = writer(engine, unsynced=True)
-        self._ended = threading.Event()
 
     @contextmanager
     def beating(self) -> Iterator[None]:
-        thread = threading.Thread(target=self._beat, name="lease", daemon=True)
+        ended = threading.Event()
+        thread = threading.Thread(target=self._beat, args=(ended,), name="lease", daemon=True)
         thread.start()
         try:
             yield
         finally:
-            self._ended.set()
+            ended.set()
             thread.join()
 
     def let_go(self) -> None:
         self._locks.keep_only(None)
 
-    def _beat(self) -> None:
-        while not self._ended.wait(BEAT_SECONDS):
+    def _beat(self, ended: threading.Event) -> None:
+        while not ended.wait(BEAT_SECONDS):
             try:
                 self._locks.keep(self._token)
                 with self._writer.begin() as connection:
@@ -92,7 +91,7 @@ def take(engine: Engine, locks: Locks, standby: bool) -> Lease:
     watch = _Watch(engine, locks, standby)
     while not (token := watch.try_to_take()):
         if not standby:
-            raise Held(watch.seen.holder or "which is just starting")
+            raise Held(named(watch.seen.holder) or "which is just starting")
         watch.wait()
     return Lease(engine, locks, token)
 
@@ -120,7 +119,7 @@ class _Watch:
 
     def wait(self) -> None:
         if not self._said:
-            log.info("standing by: the coordinator is %s", self.seen.holder or "just starting")
+            log.info("standing by: the coordinator is %s", named(self.seen.holder) or "just starting")
             self._said = True
         time.sleep(LOOK_SECONDS)
 
@@ -149,10 +148,11 @@ class _Watch:
         try:
             with unfenced(self._engine, hurried=self._standby) as connection:
                 migrate(connection)
-                _swap(connection, self.seen, mine)
+                holder = _swap(connection, self.seen, mine)
         except _Beaten:
             return False
-        fence_of(self._engine).token = mine
+        fence = fence_of(self._engine)
+        fence.token, fence.holder = mine, holder
         return True
 
 
@@ -168,9 +168,10 @@ def _read(engine: Engine) -> Seen:
     return Seen(*row) if row else Seen()
 
 
-def _swap(connection: Connection, seen: Seen, mine: int) -> None:
-    holder = f"process {os.getpid()} on {socket.gethostname()}"
-    as_seen = (lease.c.token == seen.token, lease.c.beats == seen.beats)
+def _swap(connection: Connection, seen: Seen, mine: int) -> str:
+    """Returns who holds it now. Raises _Beaten."""
+    holder = new_holder()
+    as_seen = (lease.c.token == seen.token, lease.c.holder == seen.holder, lease.c.beats == seen.beats)
     if seen.token:
         swapped = connection.execute(update(lease).where(*as_seen).values(token=mine, holder=holder)).rowcount
     else:
@@ -179,3 +180,4 @@ def _swap(connection: Connection, seen: Seen, mine: int) -> None:
             connection.execute(insert(lease).values(id=1, token=mine, holder=holder, beats=0))
     if not swapped:
         raise _Beaten
+    return holder

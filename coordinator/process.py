@@ -15,7 +15,6 @@ from pathlib import Path
 from time import time
 
 import torch
-from sqlalchemy.exc import OperationalError
 
 from coordinator.broadcast import Broadcast
 from coordinator.errors import CoordinatorError, Fenced
@@ -68,8 +67,6 @@ def serve(
     with open_home(folder, wanted, store=store, blobs=blobs, standby=standby, prepare=prepare) as home:
         try:
             asyncio.run(_serve_until_signal(home, host, port, lineage, tracking_uri, find_weights))
-        except OperationalError as error:  # a full disk, while it starts
-            raise CoordinatorError(f"cannot write {home.place.database}: {error.orig}") from None
         except OSError as error:  # a bucket that is away, while it starts
             said = str(error).partition("\n")[0]
             raise CoordinatorError(f"cannot use the blobs of {home.place.name} ({said}): start again later") from None

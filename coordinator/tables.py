@@ -152,7 +152,7 @@ lease = Table(
     metadata,
     Column("id", Number, primary_key=True, autoincrement=False),  # 1: there is one row
     Column("token", Number, nullable=False),  # grows by 1 with each holder; who has an older one may not write
-    Column("holder", Text, nullable=False),
+    Column("holder", Text, nullable=False),  # as no other is ever called (fence.py)
     Column("beats", Number, nullable=False),  # grows while the holder lives
 )
 metrics = Table(

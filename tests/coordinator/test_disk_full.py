@@ -21,9 +21,14 @@ from parts import (
     small_spec,
     until,
 )
+from sqlalchemy import select
 
 from coordinator.errors import CoordinatorError
 from coordinator.home import open_home
+from coordinator.letting_go import WIPE_WANTED, want
+from coordinator.sweep import sweep_if_wanted
+from coordinator.tables import cursors, writer
+from coordinator.trouble import TROUBLES
 from protos.fedshare.v1 import federation_pb2 as pb
 from workers.errors import WorkerError
 
@@ -167,3 +172,21 @@ def test_journal_that_cannot_be_written_asks_for_another_try_and_keeps_nothing(s
         resource.prlimit(small.pid, resource.RLIMIT_FSIZE, unlimited)
         assert raw.submit(header, blob).outcome == pb.OUTCOME_QUEUED
     assert small.drained().merged == 1
+
+
+def test_wipe_that_finds_no_room_is_the_stores_trouble_and_is_done_with_room(tmp_path: Path):
+    with open_home(small_home(tmp_path / "home")) as home:
+        with writer(home.engine).begin() as connection:
+            want(connection, WIPE_WANTED)
+            connection.exec_driver_sql("CREATE TABLE wide AS SELECT randomblob(1000000) AS x")  # in the log alone yet
+        unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (home.folder.joinpath("journal.sqlite").stat().st_size, unlimited[1]))
+        try:
+            with pytest.raises(TROUBLES, match="disk I/O error"):
+                sweep_if_wanted(home.engine, home.blobs)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+        sweep_if_wanted(home.engine, home.blobs)
+        assert (home.folder / "journal.sqlite-wal").stat().st_size < PAGE * 10
+        with home.engine.connect() as connection:
+            assert connection.execute(select(cursors.c.name)).all() == []

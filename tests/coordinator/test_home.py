@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -138,8 +139,41 @@ def test_home_that_cannot_be_written_is_refused(read_only: Path):
 
 def test_journal_that_is_not_a_database_is_named(tmp_path: Path):
     (tmp_path / "journal.sqlite").write_bytes(b"not a database, but long enough to look at" * 100)
-    with pytest.raises(CoordinatorError, match=f"^cannot open {tmp_path}/journal.sqlite: file is not a database$"):
+    with pytest.raises(CoordinatorError, match=f"^{tmp_path}/journal.sqlite is damaged .file is not a database.: put"):
         open_home(tmp_path)
+
+
+@pytest.mark.parametrize("table", ["federation", "journal", "versions"])
+def test_journal_with_a_torn_page_is_named_and_what_to_do(tmp_path: Path, table: str):
+    home = small_home(tmp_path / "home")
+    journal_one(home, 1)
+    tear(home, table)
+    said = f"{home}/journal.sqlite is damaged (database disk image is malformed): put a copy of it in its place, and"
+    assert refuses_to_start(home).startswith(said)
+    assert one_sentence(fedshare("check", "--home", home)).startswith(said)
+
+
+def test_journal_that_is_torn_while_it_is_used_asks_for_another_try_and_keeps_nothing(tmp_path: Path):
+    home = small_home(tmp_path / "home")
+    with CoordinatorHere(home) as coordinator, RawWorker(coordinator.address) as raw:
+        base, blob = raw.blob(random_adapter(raw.spec, 1))
+        tear(home, "journal")
+        refused = raw.submit(raw.header(blob, base), blob)
+    assert (refused.outcome, refused.is_transient, refused.position) == (pb.OUTCOME_RETRY_STORE, True, 0)
+    assert refused.reason == (
+        "the coordinator's store does not answer just now (database disk image is malformed): send it again later"
+    )
+
+
+def tear(home: Path, table: str) -> None:
+    """The first page of a table, on the disk."""
+    with closing(sqlite3.connect(home / "journal.sqlite")) as database:
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        [(page,)] = database.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", [table])
+        [(size,)] = database.execute("PRAGMA page_size")
+    with (home / "journal.sqlite").open("r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(b"\xa5" * size)
 
 
 CHANGES = {

@@ -9,6 +9,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import grpc
@@ -16,7 +17,9 @@ import pytest
 from forks import fedshare, fedshare_process
 from parts import Coordinator, RawWorker, honest_blob, one_sentence, random_adapter, small_home, small_spec, until
 from servers import Postgres, free_port
+from sqlalchemy import Engine
 
+from coordinator.blob_place import BlobPlace
 from coordinator.errors import CoordinatorError
 from coordinator.home import open_home
 from coordinator.lease import LEASE_SECONDS_MAX
@@ -201,6 +204,23 @@ def test_those_that_stand_by_wait_while_the_first_lives_and_exactly_one_takes_ov
     assert loser.log_file.read_text().count("\n") == 1
     os.kill(loser.process.pid, signal.SIGINT)
     assert loser.ends_with() == 130
+
+
+def test_one_that_is_overtaken_before_it_serves_writes_nothing_and_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    home, real = small_home(tmp_path / "home"), BlobPlace.find
+
+    def find(place: BlobPlace, engine: Engine) -> str:
+        """It was stopped for so long."""
+        with closing(sqlite3.connect(home / "journal.sqlite")) as database, database:
+            database.execute("UPDATE lease SET token = token + 1, holder = 'process 1 on another'")
+        return real(place, engine)
+
+    monkeypatch.setattr(BlobPlace, "find", find)
+    (tmp_path / "moved").mkdir()  # which would be written down
+    with pytest.raises(CoordinatorError, match=r"^another coordinator \(process 1 on another\) has taken over: "):
+        serve(home, None, host="127.0.0.1", port=0, blobs=str(tmp_path / "moved"))
 
 
 def test_standby_whose_port_is_taken_says_so_before_it_is_needed(small: Coordinator):

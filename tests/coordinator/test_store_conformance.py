@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -17,8 +19,9 @@ from servers import Postgres
 from sqlalchemy import Engine, event, insert, select, update
 from sqlalchemy.exc import IntegrityError, OperationalError
 
-from coordinator import tables
-from coordinator.catalog import VERSION_MAX, Catalog
+from coordinator import erasure, tables
+from coordinator.blob_place import BlobPlace
+from coordinator.catalog import VERSION_MAX, Catalog, Version, _insert_version
 from coordinator.database import BUSY_SECONDS_MAX, WIPE_SECONDS_MAX, unfenced, wipe_deleted
 from coordinator.draft import BlobName, Draft, Erasure, Kept, LettingGo
 from coordinator.errors import CoordinatorError, Fenced, Refused
@@ -484,6 +487,23 @@ def test_erasure_blanks_every_row_and_keeps_the_id(home: Home):
     assert {name.partition(".")[0] for name in home.blobs._shelf.names("")} <= named(home.engine)
 
 
+def test_erasure_among_many_versions_is_never_silent_for_long(home: Home, monkeypatch: pytest.MonkeyPatch):
+    """PostgreSQL ends a transaction that is: here after 0.6 s, and a record takes as long as hundreds do."""
+    first, real = erased(home) + 1, erasure._blanked
+    last = first + 5 * erasure.ROWS_AT_ONCE
+    with writer(home.engine).begin() as connection:
+        for version in range(first, last + 1):
+            record = Record(1 if version == last else 2, "ham", "bob", f"{version:032x}")
+            _insert_version(connection, Version(version, version - 1, 0, 0, "", 1.0, (record,)), None)
+    monkeypatch.setattr(erasure, "_blanked", lambda *given: time.sleep(0.002) or real(*given))
+    with writer(home.engine).begin() as connection:
+        if connection.dialect.name == "postgresql":
+            connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = '600ms'")
+        erasure.erase(connection, Erasure(frozenset({1}), "", "ann", 3))
+    before, changed = Catalog(home.engine).records(last - 1, 2)
+    assert (before.task, changed.task, changed.records[0].worker) == ("ham", "", "")
+
+
 def still_wanted(home: Home) -> list[str]:
     return [name for name, _ in rows(home)["cursors"] if name in (SWEEP_WANTED, WIPE_WANTED)]
 
@@ -604,6 +624,22 @@ def test_nothing_is_written_with_an_older_token(home: Home):
     assert rows(home) == before and home.fence.lost.is_set() and lost
 
 
+def test_nothing_is_written_with_a_token_that_another_holds_as_well(home: Home, opened: Open):
+    """The database fell back to before this one's takeover, and another has taken over from there."""
+    before = _read(home.engine)
+    home.__exit__()
+    with opened() as again:
+        with writer(again.engine).begin() as connection:
+            connection.execute(update(tables.lease).values(**asdict(before)))
+        other = open_another(opened, again)
+        with unfenced(other) as connection:
+            _swap(connection, before, before.token + 1)
+        assert _read(other).token == again.fence.token
+        other.dispose()
+        with pytest.raises(Fenced, match=rf"^another coordinator \(process {os.getpid()} on [^ #]*\) has taken over: "):
+            Members(again.engine).join("bob", "spam", 1.0)
+
+
 def test_each_opening_has_a_newer_token(home: Home, opened: Open):
     tokens = [home.fence.token]
     home.__exit__()
@@ -660,3 +696,18 @@ def test_holder_beats_while_it_lives(home: Home):
     before = _read(home.engine).beats
     time.sleep(1.5)
     assert _read(home.engine).beats == before
+
+
+def test_holder_beats_as_soon_as_it_holds_also_where_its_blobs_take_long_to_be_found(
+    home: Home, opened: Open, monkeypatch: pytest.MonkeyPatch
+):
+    before, real = _read(home.engine).beats, BlobPlace.find
+    home.__exit__()
+
+    def find(place: BlobPlace, engine: Engine) -> str:
+        until(lambda: _read(engine).beats > before, "a beat")
+        return real(place, engine)
+
+    monkeypatch.setattr(BlobPlace, "find", find)
+    with opened() as again:
+        Members(again.engine).join("bob", "spam", 1.0)
