@@ -33,6 +33,8 @@ from coordinator.settings import differences
 from coordinator.shelves import sync_folder
 from protos.fedshare.v1.federation_pb2 import FederationSpec
 
+JOURNAL = "journal.sqlite"
+
 
 class Home:
     """An open home. Use as a context manager: leaving it lets the lease go."""
@@ -78,7 +80,7 @@ class Place:
 
     @property
     def database(self) -> str:
-        return (self.store and shown(self.store)) or str(self.folder / "journal.sqlite")
+        return (self.store and shown(self.store)) or str(self.folder / JOURNAL)
 
     @property
     def of_blobs(self) -> BlobPlace:
@@ -88,7 +90,12 @@ class Place:
         if self.store:
             engine = open_postgres(self.store)
             return engine, AdvisoryLocks(engine)
-        return open_sqlite(self.folder / "journal.sqlite"), FileLocks(self.folder)
+        return open_sqlite(self.folder / JOURNAL), FileLocks(self.folder)
+
+
+def has_journal(folder: Path) -> bool:
+    """Whether it is a home whose database is in it."""
+    return (folder / JOURNAL).exists()
 
 
 def open_home(
@@ -109,7 +116,7 @@ def open_home(
     written, or when there is neither a home nor a `wanted`. A home of an older release is brought up to this one.
     """
     place = Place(folder, store, blobs)
-    if wanted is None and not store and not (folder / "journal.sqlite").exists():
+    if wanted is None and not store and not has_journal(folder):
         made_by = f"`fedshare coordinator FILE --home {folder}` makes one, FILE being a federation's"
         raise CoordinatorError(f"{folder} is not a coordinator's home: {made_by}")
     try:

@@ -18,6 +18,9 @@ SWEEP_WANTED, WIPE_WANTED = "sweep", "wipe"
 """Cursors that are there until it is done (sweep.py), of blobs and of the database. One asked for again has grown."""
 ERASED, COLLECTED = "erased", "collected"
 
+ROWS = 1000
+"""Read at a time, of what may be millions."""
+
 
 class Overtaken(Exception):
     """An entry was journaled that nobody has looked at: prepare it again."""
@@ -59,7 +62,8 @@ def _unname_entries(connection: Connection) -> None:
     query = select(versions.c.version).where(versions.c.version.not_in(select(gone.c.version)))
     readable = connection.execute(query.order_by(versions.c.version)).scalars().all()
     e, unused = entries.c, []
-    for row in connection.execute(select(e.version_from, e.task, e.version_until).where(e.version_until.is_not(None))):
+    ended = select(e.version_from, e.task, e.version_until).where(e.version_until.is_not(None))
+    for row in connection.execute(ended.execution_options(yield_per=ROWS)):  # the session is not silent for long
         first = bisect_left(readable, row.version_from)
         if first == len(readable) or readable[first] >= row.version_until:
             unused.append({"since": row.version_from, "of": row.task})

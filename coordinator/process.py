@@ -19,7 +19,7 @@ import torch
 from coordinator.broadcast import Broadcast
 from coordinator.errors import CoordinatorError, Fenced
 from coordinator.history import History
-from coordinator.home import Home, open_home
+from coordinator.home import Home, has_journal, open_home
 from coordinator.integrate import Announcement, Integrator
 from coordinator.lineage import Lineage, LineageOff
 from coordinator.measured import Measured
@@ -55,7 +55,7 @@ def serve(
 ) -> None:
     """Run until SIGINT or SIGTERM. Raises CoordinatorError when it cannot start, and when another has taken over."""
     _must_be_loopback(host)
-    if standby:
+    if standby or (wanted and not has_journal(folder)):  # no home is made, and nobody waits, for a port that is taken
         _must_be_free(host, port)
     host = f"[{host}]" if ":" in host else host
     torch.set_num_threads(MERGE_THREADS)

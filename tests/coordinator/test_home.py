@@ -64,6 +64,14 @@ def test_port_in_use_is_refused(tmp_path: Path):
     assert not (tmp_path / "home" / "address").exists()
 
 
+def test_port_in_use_is_refused_before_a_home_is_made(federation_toml: Path, tmp_path: Path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        said = one_sentence(fedshare("coordinator", federation_toml, "--home", tmp_path / "home", "--port", port))
+    assert said.startswith(f"cannot listen on 127.0.0.1:{port}: the port is in use")
+    assert not (tmp_path / "home").exists()
+
+
 def test_host_that_is_not_loopback_is_refused(tmp_path: Path):
     said = one_sentence(fedshare("coordinator", "--home", tmp_path / "home", "--host", "0.0.0.0"))
     assert said.startswith("refusing to listen on 0.0.0.0: ")
