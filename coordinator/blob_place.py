@@ -11,17 +11,21 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import Engine, select, update
+from sqlalchemy import Engine, insert, select, update
 
 from coordinator import tables
+from coordinator.database import fence_of
 from coordinator.errors import CoordinatorError
-from coordinator.shelves import folder_at, names_at, without_password
+from coordinator.letting_go import SWEEP_WANTED
+from coordinator.shelves import digests_at, folder_at, without_password
 from coordinator.sweep import named
 
 log = logging.getLogger(__name__)
 
 OWN = "blobs"
 """The folder in a home, where nobody says otherwise."""
+EDITION = "edition of blobs: "
+"""How the cursors are named that say which editions of names there are (blobs.py)."""
 
 
 @dataclass(frozen=True)
@@ -77,16 +81,16 @@ class BlobPlace:
         return recorded if folder_at(recorded) is None else str(self.home / recorded)
 
     def _must_not_lack_all(self, engine: Engine) -> None:
-        all_of_them = _files(engine)
-        if all_of_them and not all_of_them & names_at(self.wanted):
+        all_of_them = named(engine)
+        if all_of_them and not all_of_them & digests_at(self.wanted):
             raise CoordinatorError(
                 f"none of the blobs of {self.name} is at {without_password(self.wanted)}:"
                 " say with --blobs where they are"
             )
 
     def _must_lack_none(self, engine: Engine, recorded: str) -> None:
-        all_of_them, place = _files(engine), without_password(self.wanted)
-        if lacking := all_of_them - names_at(self.wanted):
+        all_of_them, place = named(engine), without_password(self.wanted)
+        if lacking := all_of_them - digests_at(self.wanted):
             raise CoordinatorError(
                 f"the blobs of {self.name} are at {self._at(recorded)}, and {len(lacking):,} of them are not at"
                 f" {place}: leave --blobs out, or copy all of them there first"
@@ -95,6 +99,16 @@ class BlobPlace:
                     self._at(recorded))  # fmt: skip
 
 
-def _files(engine: Engine) -> set[str]:
-    """Of all that is part of anything."""
-    return {f"{digest}.safetensors" for digest in named(engine)}
+def editions(engine: Engine) -> list[int]:
+    """Newest first. Who holds the lease begins one, numbered like its token, where a sweep of an earlier coordinator is
+    wanted yet: that one may have been stopped inside, and go on at any time."""
+    begun = select(tables.cursors.c.position).where(tables.cursors.c.name.startswith(EDITION))
+    with engine.connect() as connection:
+        found = sorted(connection.execute(begun).scalars(), reverse=True)
+        may_go_on = connection.execute(select(tables.cursors).where(tables.cursors.c.name == SWEEP_WANTED)).first()
+    if not may_go_on:
+        return found
+    token = fence_of(engine).token
+    with tables.writer(engine).begin() as connection:
+        connection.execute(insert(tables.cursors).values(name=f"{EDITION}{token}", position=token))
+    return [token, *found]

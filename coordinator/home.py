@@ -4,7 +4,7 @@ HOME/journal.sqlite   database.py        HOME/blobs/    blobs.py, blob_place.py
 HOME/lineage/         MLflow's store     HOME/lock.N    held while the coordinator with token N runs
 HOME/address          host:port of the running coordinator
 HOME/blobs-arriving/  blobs that are not whole yet
-HOME/blobs-aside/     blobs that are about to be deleted
+HOME/blobs-aside/     blobs that an older release was about to delete
 
 The database may be PostgreSQL instead and the blobs at a URL: then several homes, on as many machines, may share them.
 """
@@ -22,7 +22,7 @@ from sqlalchemy import Engine, insert, inspect, select, update
 from sqlalchemy.exc import DatabaseError, DBAPIError
 
 from coordinator import tables
-from coordinator.blob_place import BlobPlace
+from coordinator.blob_place import BlobPlace, editions
 from coordinator.blobs import Blobs
 from coordinator.database import fence_of, first_line, open_postgres, open_sqlite, shown
 from coordinator.errors import CoordinatorError
@@ -148,7 +148,7 @@ def _held_home(place: Place, wanted: FederationSpec | None, engine: Engine, leas
     else:
         if wanted is not None:
             _must_be_same(place.name, spec, wanted)
-        blobs = Blobs(place.of_blobs.find(engine))
+        blobs = Blobs(place.of_blobs.find(engine), editions(engine))
         if wanted is not None:
             _follow_operator(engine, spec, wanted)
     return Home(place, spec, engine, lease, blobs)

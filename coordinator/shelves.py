@@ -37,13 +37,10 @@ class Shelf(Protocol):
 
     def names(self, prefix: str) -> list[str]: ...
 
-    def move(self, name: str, to: str) -> None:
-        """At each instant it is at one of the two; a name that is not there is left alone."""
-
     def delete(self, name: str) -> None: ...
 
     def sync(self, prefix: str = "") -> None:
-        """Moves and deletions of names that begin so are on disk."""
+        """What was put or deleted of names that begin so is on disk."""
 
     def where(self, name: str) -> str: ...
 
@@ -64,11 +61,16 @@ def folder_at(place: Path | str) -> Path | None:
     return Path(path or place) if not path or scheme in ("file", "local") else None
 
 
-def names_at(place: Path | str) -> set[str]:
-    """What lies there, which need be no place for blobs yet and does not become one. Raises as shelf_at does."""
-    if folder := folder_at(place):
-        return {path.name for path in folder.glob("*.safetensors")}
-    return set(shelf_at(place).names(""))
+def digests_at(place: Path | str) -> set[str]:
+    """Of what lies there, which need be no place for blobs yet and does not become one. Raises as shelf_at does."""
+    folder = folder_at(place)
+    names = [path.name for path in folder.glob("*.safetensors")] if folder else shelf_at(place).names("")
+    return {digest_in(name) for name in names}
+
+
+def digest_in(name: str) -> str:
+    """DIGEST.safetensors, or DIGEST.EDITION.safetensors, also where it lies aside."""
+    return name.rpartition("/")[2].partition(".")[0]
 
 
 def without_password(url: str) -> str:
@@ -110,11 +112,6 @@ class Folder:
 
     def names(self, prefix: str) -> list[str]:
         return [f"{prefix}{path.name}" for path in self._path(prefix).glob("*.safetensors")]
-
-    def move(self, name: str, to: str) -> None:
-        self._path(to).parent.mkdir(exist_ok=True)
-        with suppress(FileNotFoundError):
-            os.rename(self._path(name), self._path(to))
 
     def delete(self, name: str) -> None:
         self._path(name).unlink(missing_ok=True)
@@ -179,11 +176,6 @@ class Bucket:
             self._files.invalidate_cache()
             found = self._files.ls(self._path(prefix), detail=False)
         return [prefix + path.rpartition("/")[2] for path in found if path.endswith(".safetensors")]
-
-    def move(self, name: str, to: str) -> None:
-        with suppress(FileNotFoundError), _Away(self.url):
-            self._files.cp_file(self._path(name), self._path(to))
-            self._files.rm_file(self._path(name))
 
     def delete(self, name: str) -> None:
         with suppress(FileNotFoundError), _Away(self.url):

@@ -69,6 +69,7 @@ def test_blob_is_on_disk_before_it_has_its_name_and_its_name_before_put_returns(
 def test_what_a_sweep_deletes_is_gone_from_both_folders_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     blobs, steps = Blobs(tmp_path / "blobs"), []
     kept, _ = blobs.put(b"kept"), blobs.put(b"goes")
+    (tmp_path / "blobs-aside").mkdir()  # an older release's
     real = os.unlink, os.fsync
     monkeypatch.setattr(os, "unlink", lambda path, **at: (steps.append("unlink"), real[0](path, **at))[1])
     monkeypatch.setattr(
