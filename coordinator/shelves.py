@@ -5,6 +5,7 @@ A shelf neither knows what a blob holds nor whether it is damaged: blobs.py does
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import tempfile
@@ -23,6 +24,10 @@ fsspec's own local files are not among them, it does not sync them: `file://` is
 S3_SECONDS_MAX = {"connect_timeout": 5, "read_timeout": 60, "retries": {"max_attempts": 3}}
 
 
+UNREADABLE = (errno.EIO, errno.EACCES, errno.EISDIR, errno.ENOTDIR, errno.EUCLEAN)
+"""What a local file says that will not be read the next time either: it is damaged, and its store is not away."""
+
+
 class Shelf(Protocol):
     """Each method raises OSError where the store is away or full."""
 
@@ -30,7 +35,7 @@ class Shelf(Protocol):
         """Durable and whole when it returns; before that, what was there."""
 
     def get(self, name: str) -> bytes:
-        """Raises FileNotFoundError."""
+        """Raises FileNotFoundError, and CoordinatorError where this one cannot be read and others may be."""
 
     def has(self, name: str) -> bool:
         """Whether it is there already, where that costs less than another put."""
@@ -105,7 +110,15 @@ class Folder:
         self.sync()
 
     def get(self, name: str) -> bytes:
-        return self._path(name).read_bytes()
+        try:
+            return self._path(name).read_bytes()
+        except OSError as error:
+            if error.errno not in UNREADABLE:
+                raise
+            raise CoordinatorError(
+                f"{self.where(name)} is damaged: it cannot be read ({error.strerror}):"
+                " restore it from a copy of this home"
+            ) from None
 
     def has(self, name: str) -> bool:
         return self._path(name).exists()

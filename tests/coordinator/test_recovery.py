@@ -18,6 +18,7 @@ from parts import (
     dense_adapter,
     flip_a_byte,
     honest_header,
+    journal_one,
     one_sentence,
     random_adapter,
     receiver_of,
@@ -56,7 +57,24 @@ def cut_in_half(file: Path) -> None:
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
-DAMAGES: dict[str, Callable[[Path], None]] = {"flipped": flip_a_byte, "cut": cut_in_half, "missing": Path.unlink}
+def make_unreadable(file: Path) -> None:
+    """As it is on a bad sector, but for the number of the error."""
+    file.unlink()
+    file.mkdir()
+
+
+def bring_back(copy: Path, file: Path) -> None:
+    if file.is_dir():
+        file.rmdir()
+    shutil.copy(copy, file)
+
+
+DAMAGES: dict[str, Callable[[Path], None]] = {
+    "flipped": flip_a_byte,
+    "cut": cut_in_half,
+    "missing": Path.unlink,
+    "unreadable": make_unreadable,
+}
 
 
 def test_update_that_cannot_be_stored_is_skipped_and_nothing_of_it_stays(
@@ -110,7 +128,7 @@ def test_last_good_version_is_served_while_a_block_of_the_head_is_bad(
         assert next(raw.client.watch()).version == 2
         receipt = raw.teach(random_adapter(raw.spec, 9), task="late")  # made for version 2, and safe
         assert stopped.status().queued == 1
-        shutil.copy(copy, block)
+        bring_back(copy, block)
         until(lambda: stopped.status().merged == 4, "merging goes on")
         assert stopped.status().waiting == ""
         assert [r.update_id for r in stopped.versions()][-1] == receipt.update_id
@@ -182,6 +200,19 @@ def test_damaged_update_is_skipped_with_its_file_named_and_comes_again_whole(sto
         assert f"{header.digest}.safetensors is damaged" in raw.client.story(header.update_id).verdict.reason
         again = raw.submit(raw.header(blob, base, task="5"), blob)
         assert again.outcome == pb.OUTCOME_QUEUED and stopped.drained().merged == 4
+
+
+def test_update_that_cannot_be_read_is_skipped_with_its_file_named_and_the_next_is_merged(tmp_path: Path):
+    home = small_home(tmp_path / "home")
+    header = journal_one(home, 1)
+    file = home / "blobs" / f"{header.digest}.safetensors"
+    make_unreadable(file)
+    with CoordinatorHere(home) as coordinator, RawWorker(coordinator.address, "other", "other") as raw:
+        raw.teach(random_adapter(raw.spec, 3))
+        status = coordinator.drained()
+        assert (status.merged, status.skipped, status.waiting) == (1, 1, "")
+        reason = raw.client.story(header.update_id).verdict.reason
+        assert f"{file} is damaged: it cannot be read (Is a directory): restore it from a copy of this home" in reason
 
 
 def fields(header: pb.UpdateHeader) -> dict[str, object]:
