@@ -102,9 +102,10 @@ def open_home(
 
     prepare: called by who stands by, before it waits, with what the federation is as far as that is known.
 
-    Raises CoordinatorError when another coordinator holds it, when it belongs to a federation other than
-    `wanted`, when its blobs are elsewhere, when a newer release has used it, when it cannot be written, or when
-    there is neither a home nor a `wanted`. A home of an older release is brought up to this one.
+    Raises CoordinatorError when another coordinator holds it, when it belongs to a federation other than `wanted`, when
+    its blobs are elsewhere, or their place is another federation's or away, when a newer release has used it, when it
+    cannot be written, or when there is neither a home nor a `wanted`. A home of an older release is brought up to this
+    one.
     """
     place = Place(folder, store, blobs)
     if wanted is None and not store and not (folder / "journal.sqlite").exists():
@@ -143,8 +144,10 @@ def _held_home(place: Place, wanted: FederationSpec | None, engine: Engine, leas
     if spec is None:
         if wanted is None:
             raise CoordinatorError(f"{place.name} holds no federation yet: name a federation file to make one")
+        place.of_blobs.must_be_free()
         blobs = Blobs(place.of_blobs.wanted)
         spec = _store_spec(engine, wanted, place.of_blobs.to_record)
+        place.of_blobs.mark(spec.federation_id)
     else:
         if wanted is not None:
             _must_be_same(place.name, spec, wanted)

@@ -73,6 +73,14 @@ def digests_at(place: Path | str) -> set[str]:
     return {digest_in(name) for name in names}
 
 
+def read_at(place: Path | str, name: str) -> bytes | None:
+    """What lies there under a name that no blob has. The same holds."""
+    folder = folder_at(place)
+    with suppress(FileNotFoundError):
+        return (folder / name).read_bytes() if folder else shelf_at(place).get(name)
+    return None
+
+
 def digest_in(name: str) -> str:
     """DIGEST.safetensors, or DIGEST.EDITION.safetensors, also where it lies aside."""
     return name.rpartition("/")[2].partition(".")[0]
