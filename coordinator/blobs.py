@@ -9,6 +9,8 @@ and B has taken over meanwhile:
 before it asks for the token   A is Fenced, and deletes nothing
 after it, at any deletion      no row named that blob while A led, nor did A hold it: if one of B's does, B has put it
                                anew, under another name
+
+This holds as long as a sweep is wanted in the database from before it looks until it has ended (sweep.py).
 """
 
 from __future__ import annotations

@@ -147,7 +147,7 @@ class Folder:
         return str(self._path(name))
 
     def _path(self, name: str) -> Path:
-        """aside/x lies beside the folder, which holds blobs and nothing else."""
+        """aside/x lies beside the folder, which holds blobs and whose they are."""
         beside, _, own = name.rpartition("/")
         return (self.folder.with_name(f"{self.folder.name}-{beside}") if beside else self.folder) / own
 
