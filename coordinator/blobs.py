@@ -1,29 +1,43 @@
-"""Content-addressed blobs. One is visible under its digest only when all of it is on disk."""
+"""Content-addressed blobs. One is visible under its digest only when all of it is on disk.
+
+Nothing that a stopped process may still delete is what another one relies on, also where the store cannot rename. A
+sweep looks what is there, then what is named, then asks for the token, then deletes, however much later: what it had
+seen, and only that. Where a coordinator begins while a sweep of an earlier one may not have ended, it and all after it
+put blobs under names of a new edition (blob_place.py), which that sweep cannot have seen. So where A is stopped,
+and B has taken over meanwhile:
+
+before it asks for the token   A is Fenced, and deletes nothing
+after it, at any deletion      no row named that blob while A led, nor did A hold it: if one of B's does, B has put it
+                               anew, under another name
+
+This holds as long as a sweep is wanted in the database from before it looks until it has ended (sweep.py).
+"""
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
 
 from coordinator.errors import CoordinatorError
-from coordinator.shelves import shelf_at
+from coordinator.shelves import digest_in, shelf_at
 from protos.chunks import digest_of
 
 ASIDE = "aside/"
-"""What a sweep is about to delete, each name with its sweep's own number. It is still found here."""
+"""Where older releases set aside what they were about to delete. It is still found here, and swept like the others."""
 
 
 class Blobs:
     """`put` is idempotent and durable; `get` never returns bytes that are not what the name says.
 
-    place: a folder, or an fsspec URL.
+    place: a folder, or an fsspec URL. editions: of the names that blobs were put under, beside the first; the newest
+    comes first, and is put under.
     """
 
-    def __init__(self, place: Path | str):
+    def __init__(self, place: Path | str, editions: Sequence[int] = ()):
         self._shelf = shelf_at(place)
+        self._editions = (*editions, 0)
         self._lock = Lock()
         self._held: list[str] = []
         self._spared: set[str] | None = None  # during a sweep: held since it began
@@ -31,8 +45,8 @@ class Blobs:
     def put(self, blob: bytes) -> str:
         """On disk when it returns. A damaged one is mended. Raises OSError (a full disk) with nothing left behind."""
         digest = digest_of(blob)
-        name = _name(digest)
-        if self._shelf.has(name) and digest_of(self._shelf.get(name)) == digest:
+        name = _names(digest, self._editions)[0]
+        if self._shelf.has(name) and self._is_whole(name):
             self._shelf.sync()  # whoever put it there may not have come so far
         else:
             self._shelf.put(name, blob)
@@ -40,25 +54,37 @@ class Blobs:
 
     def get(self, digest: str) -> bytes:
         """Raises CoordinatorError when the blob is missing or is not what its name says."""
-        try:
-            blob = self._found(_name(digest))
-        except FileNotFoundError:
-            raise CoordinatorError(f"{self.where(digest)} is missing: restore it from a copy of this home") from None
-        if digest_of(blob) != digest:
+        bad: list[CoordinatorError] = []
+        for name in self._where_it_may_be(digest):
+            try:
+                return self._whole(name)
+            except FileNotFoundError:
+                continue
+            except CoordinatorError as error:
+                bad.append(error)
+        if bad:
+            raise bad[0]
+        raise CoordinatorError(f"{self.where(digest)} is missing: restore it from a copy of this home")
+
+    def _where_it_may_be(self, digest: str) -> Iterator[str]:
+        yield from _names(digest, self._editions)
+        yield from (aside for aside in self._shelf.names(ASIDE) if digest_in(aside) == digest)
+
+    def _is_whole(self, name: str) -> bool:
+        with suppress(CoordinatorError, FileNotFoundError):
+            self._whole(name)
+            return True
+        return False
+
+    def _whole(self, name: str) -> bytes:
+        """Raises FileNotFoundError, and CoordinatorError where it is damaged."""
+        blob = self._shelf.get(name)
+        if digest_of(blob) != digest_in(name):
             raise CoordinatorError(
-                f"{self.where(digest)} is damaged: its bytes do not have the digest that is its name:"
+                f"{self._shelf.where(name)} is damaged: its bytes do not have the digest that is its name:"
                 " restore it from a copy of this home"
             )
         return blob
-
-    def _found(self, name: str) -> bytes:
-        try:
-            return self._shelf.get(name)
-        except FileNotFoundError:
-            for aside in self._shelf.names(ASIDE):
-                if _from_aside(aside) == name:
-                    return self._shelf.get(aside)
-            raise
 
     @contextmanager
     def holding(self, digest: str) -> Iterator[None]:
@@ -76,58 +102,38 @@ class Blobs:
     def sweep(self, named: Callable[[], set[str]], must_be_ours: Callable[[], object]) -> int:
         """Delete every blob that is neither named nor held. Returns how many. One sweep at a time.
 
-        `must_be_ours` raises Fenced where another coordinator has taken over. It is asked between setting blobs aside
-        and deleting them: what another has put since then it has put anew, under the name from which they are gone.
+        `must_be_ours` raises Fenced where another coordinator has taken over. It is asked after looking and before
+        deleting: see above.
         """
         with self._lock:
             self._spared = set(self._held)
         try:
-            self._put_back(self._shelf.names(ASIDE))  # of a sweep that was cut off
-            aside = self._set_aside({_name(digest) for digest in named()}, uuid.uuid4().hex)
+            found = [name for prefix in ("", ASIDE) for name in self._shelf.names(prefix)]
+            kept = named()
+            must_be_ours()
+            deleted = sum(self._deleted(name) for name in found if digest_in(name) not in kept)
         finally:
             with self._lock:
                 self._spared = None
-        try:
-            must_be_ours()
-        except BaseException:
-            self._put_back(aside)
-            raise
-        for name in aside:
-            self._shelf.delete(name)
         for prefix in ("", ASIDE):  # what was erased does not come back with a power cut
             self._shelf.sync(prefix)
-        return len(aside)
+        return deleted
 
-    def _set_aside(self, kept: set[str], number: str) -> list[str]:
-        aside = []
-        for name in self._shelf.names(""):
-            if name in kept:
-                continue
-            with self._lock:
-                if name.partition(".")[0] not in (self._spared or ()):
-                    aside.append(_to_aside(name, number))
-                    self._shelf.move(name, aside[-1])
-        return aside
-
-    def _put_back(self, aside: Iterable[str]) -> None:
-        for name in aside:
-            self._shelf.move(name, _from_aside(name))
+    def _deleted(self, name: str) -> bool:
+        """Unless it is held by now."""
+        with self._lock:
+            if goes := digest_in(name) not in (self._spared or ()):
+                self._shelf.delete(name)
+        return goes
 
     def where(self, digest: str) -> str:
-        return self._shelf.where(_name(digest))
+        names = _names(digest, self._editions)
+        return self._shelf.where(next(filter(self._shelf.has, names), names[0]))
 
     def path(self, digest: str) -> Path:
         """Of one in a local folder."""
         return Path(self.where(digest))
 
 
-def _name(digest: str) -> str:
-    return f"{digest}.safetensors"
-
-
-def _to_aside(name: str, number: str) -> str:
-    return f"{ASIDE}{name.partition('.')[0]}.{number}.safetensors"
-
-
-def _from_aside(name: str) -> str:
-    return _name(name.removeprefix(ASIDE).partition(".")[0])
+def _names(digest: str, editions: Sequence[int]) -> list[str]:
+    return [f"{digest}.{edition}.safetensors" if edition else f"{digest}.safetensors" for edition in editions]

@@ -4,7 +4,7 @@ HOME/journal.sqlite   database.py        HOME/blobs/    blobs.py, blob_place.py
 HOME/lineage/         MLflow's store     HOME/lock.N    held while the coordinator with token N runs
 HOME/address          host:port of the running coordinator
 HOME/blobs-arriving/  blobs that are not whole yet
-HOME/blobs-aside/     blobs that are about to be deleted
+HOME/blobs-aside/     blobs that an older release was about to delete
 
 The database may be PostgreSQL instead and the blobs at a URL: then several homes, on as many machines, may share them.
 """
@@ -22,7 +22,7 @@ from sqlalchemy import Engine, insert, inspect, select, update
 from sqlalchemy.exc import DatabaseError, DBAPIError, InternalError, OperationalError
 
 from coordinator import tables
-from coordinator.blob_place import BlobPlace
+from coordinator.blob_place import BlobPlace, editions
 from coordinator.blobs import Blobs
 from coordinator.database import fence_of, open_postgres, open_sqlite, shown, unusable
 from coordinator.errors import CoordinatorError, Fenced
@@ -112,8 +112,9 @@ def open_home(
     prepare: called by who stands by, before it waits, with what the federation is as far as that is known.
 
     Raises CoordinatorError when another coordinator holds it, or takes it over meanwhile, when it belongs to a
-    federation other than `wanted`, when its blobs are elsewhere, when a newer release has used it, when it cannot be
-    written, or when there is neither a home nor a `wanted`. A home of an older release is brought up to this one.
+    federation other than `wanted`, when its blobs are elsewhere, or their place is another federation's or away, when a
+    newer release has used it, when it cannot be written, or when there is neither a home nor a `wanted`. A home of an
+    older release is brought up to this one.
     """
     place = Place(folder, store, blobs)
     if wanted is None and not store and not has_journal(folder):
@@ -156,12 +157,14 @@ def _held_home(place: Place, wanted: FederationSpec | None, engine: Engine, leas
     if spec is None:
         if wanted is None:
             raise CoordinatorError(f"{place.name} holds no federation yet: name a federation file to make one")
+        place.of_blobs.must_be_free()
         blobs = Blobs(place.of_blobs.wanted)
         spec = _store_spec(engine, wanted, place.of_blobs.to_record)
+        place.of_blobs.mark(spec.federation_id)
     else:
         if wanted is not None:
             _must_be_same(place.name, spec, wanted)
-        blobs = Blobs(place.of_blobs.find(engine))
+        blobs = Blobs(place.of_blobs.find(engine), editions(engine))
         if wanted is not None:
             _follow_operator(engine, spec, wanted)
     return Home(place, spec, engine, lease, blobs)

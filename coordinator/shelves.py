@@ -5,6 +5,7 @@ A shelf neither knows what a blob holds nor whether it is damaged: blobs.py does
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import tempfile
@@ -23,6 +24,10 @@ fsspec's own local files are not among them, it does not sync them: `file://` is
 S3_SECONDS_MAX = {"connect_timeout": 5, "read_timeout": 60, "retries": {"max_attempts": 3}}
 
 
+UNREADABLE = (errno.EIO, errno.EACCES, errno.EISDIR, errno.ENOTDIR, errno.EUCLEAN)
+"""What a local file says that will not be read the next time either: it is damaged, and its store is not away."""
+
+
 class Shelf(Protocol):
     """Each method raises OSError where the store is away or full."""
 
@@ -30,20 +35,17 @@ class Shelf(Protocol):
         """Durable and whole when it returns; before that, what was there."""
 
     def get(self, name: str) -> bytes:
-        """Raises FileNotFoundError."""
+        """Raises FileNotFoundError, and CoordinatorError where this one cannot be read and others may be."""
 
     def has(self, name: str) -> bool:
         """Whether it is there already, where that costs less than another put."""
 
     def names(self, prefix: str) -> list[str]: ...
 
-    def move(self, name: str, to: str) -> None:
-        """At each instant it is at one of the two; a name that is not there is left alone."""
-
     def delete(self, name: str) -> None: ...
 
     def sync(self, prefix: str = "") -> None:
-        """Moves and deletions of names that begin so are on disk."""
+        """What was put or deleted of names that begin so is on disk."""
 
     def where(self, name: str) -> str: ...
 
@@ -52,7 +54,10 @@ def shelf_at(place: Path | str) -> Shelf:
     """A folder, or a URL. Raises CoordinatorError where a URL cannot be used."""
     if folder := folder_at(place):
         return Folder(folder)
-    if str(place).partition("://")[0] not in ATOMIC:
+    scheme, _, path = str(place).partition("://")
+    if not path:
+        raise CoordinatorError(f"blobs cannot be kept at {place}: it names no bucket and no folder")
+    if scheme not in ATOMIC:
         known = ", ".join(f"{name}://" for name in ("file", *ATOMIC))
         raise CoordinatorError(f"blobs cannot be kept at {without_password(str(place))}: use one of {known}")
     return Bucket(str(place))
@@ -60,15 +65,30 @@ def shelf_at(place: Path | str) -> Shelf:
 
 def folder_at(place: Path | str) -> Path | None:
     """None: it is no local folder."""
-    scheme, _, path = str(place).partition("://")
-    return Path(path or place) if not path or scheme in ("file", "local") else None
+    scheme, is_url, path = str(place).partition("://")
+    if not is_url:
+        return Path(place)
+    return Path(path) if path and scheme in ("file", "local") else None
 
 
-def names_at(place: Path | str) -> set[str]:
-    """What lies there, which need be no place for blobs yet and does not become one. Raises as shelf_at does."""
-    if folder := folder_at(place):
-        return {path.name for path in folder.glob("*.safetensors")}
-    return set(shelf_at(place).names(""))
+def digests_at(place: Path | str) -> set[str]:
+    """Of what lies there, which need be no place for blobs yet and does not become one. Raises as shelf_at does."""
+    folder = folder_at(place)
+    names = [path.name for path in folder.glob("*.safetensors")] if folder else shelf_at(place).names("")
+    return {digest_in(name) for name in names}
+
+
+def read_at(place: Path | str, name: str) -> bytes | None:
+    """What lies there under a name that no blob has. The same holds."""
+    folder = folder_at(place)
+    with suppress(FileNotFoundError):
+        return (folder / name).read_bytes() if folder else shelf_at(place).get(name)
+    return None
+
+
+def digest_in(name: str) -> str:
+    """DIGEST.safetensors, or DIGEST.EDITION.safetensors, also where it lies aside."""
+    return name.rpartition("/")[2].partition(".")[0]
 
 
 def without_password(url: str) -> str:
@@ -103,18 +123,29 @@ class Folder:
         self.sync()
 
     def get(self, name: str) -> bytes:
-        return self._path(name).read_bytes()
+        try:
+            return self._path(name).read_bytes()
+        except OSError as error:
+            self._must_be_there()
+            if error.errno not in UNREADABLE:
+                raise
+            raise CoordinatorError(
+                f"{self.where(name)} is damaged: it cannot be read ({error.strerror}):"
+                " restore it from a copy of this home"
+            ) from None
+
+    def _must_be_there(self) -> None:
+        """Raises OSError where all of it is away (not mounted, or closed to us), which is the fault of no blob."""
+        try:
+            os.scandir(self.folder).close()
+        except OSError as error:
+            raise OSError(f"{self.folder} cannot be read: {error.strerror}") from None
 
     def has(self, name: str) -> bool:
         return self._path(name).exists()
 
     def names(self, prefix: str) -> list[str]:
         return [f"{prefix}{path.name}" for path in self._path(prefix).glob("*.safetensors")]
-
-    def move(self, name: str, to: str) -> None:
-        self._path(to).parent.mkdir(exist_ok=True)
-        with suppress(FileNotFoundError):
-            os.rename(self._path(name), self._path(to))
 
     def delete(self, name: str) -> None:
         self._path(name).unlink(missing_ok=True)
@@ -129,7 +160,7 @@ class Folder:
         return str(self._path(name))
 
     def _path(self, name: str) -> Path:
-        """aside/x lies beside the folder, which holds blobs and nothing else."""
+        """aside/x lies beside the folder, which holds blobs and whose they are."""
         beside, _, own = name.rpartition("/")
         return (self.folder.with_name(f"{self.folder.name}-{beside}") if beside else self.folder) / own
 
@@ -179,11 +210,6 @@ class Bucket:
             self._files.invalidate_cache()
             found = self._files.ls(self._path(prefix), detail=False)
         return [prefix + path.rpartition("/")[2] for path in found if path.endswith(".safetensors")]
-
-    def move(self, name: str, to: str) -> None:
-        with suppress(FileNotFoundError), _Away(self.url):
-            self._files.cp_file(self._path(name), self._path(to))
-            self._files.rm_file(self._path(name))
 
     def delete(self, name: str) -> None:
         with suppress(FileNotFoundError), _Away(self.url):

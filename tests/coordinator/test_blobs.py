@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from parts import Coordinator, RawWorker, flip_a_byte, random_adapter, small_home
@@ -48,6 +51,36 @@ def test_missing_blob_is_named(tmp_path: Path):
         Blobs(tmp_path).get("a" * 64)
 
 
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.ENOTDIR, errno.EUCLEAN])
+def test_blob_that_cannot_be_read_is_damaged_and_mended_when_it_comes_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+):
+    blobs = Blobs(tmp_path)
+    digest = blobs.put(b"content")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", partial(says, number))
+        with pytest.raises(CoordinatorError, match=rf"{digest}.safetensors is damaged: it cannot be read \("):
+            blobs.get(digest)
+        blobs.path(digest).write_bytes(b"c0ntent")
+        assert blobs.put(b"content") == digest
+    assert blobs.get(digest) == b"content"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EMFILE, errno.ENFILE, errno.ETIMEDOUT])
+def test_store_that_cannot_be_read_just_now_is_not_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+):
+    blobs = Blobs(tmp_path)
+    digest = blobs.put(b"content")
+    monkeypatch.setattr(Path, "read_bytes", partial(says, number))
+    with pytest.raises(OSError, match=os.strerror(number)):
+        blobs.get(digest)
+
+
+def says(number: int, *_: object) -> NoReturn:
+    raise OSError(number, os.strerror(number))
+
+
 def test_blob_is_on_disk_before_it_has_its_name_and_its_name_before_put_returns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -69,6 +102,7 @@ def test_blob_is_on_disk_before_it_has_its_name_and_its_name_before_put_returns(
 def test_what_a_sweep_deletes_is_gone_from_both_folders_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     blobs, steps = Blobs(tmp_path / "blobs"), []
     kept, _ = blobs.put(b"kept"), blobs.put(b"goes")
+    (tmp_path / "blobs-aside").mkdir()  # an older release's
     real = os.unlink, os.fsync
     monkeypatch.setattr(os, "unlink", lambda path, **at: (steps.append("unlink"), real[0](path, **at))[1])
     monkeypatch.setattr(

@@ -25,11 +25,15 @@ from parts import (
     small_home,
     small_spec,
 )
+from servers import S3
 
+from coordinator.blob_place import MARK, BlobPlace
+from coordinator.blobs import Blobs
 from coordinator.errors import CoordinatorError
 from coordinator.home import open_home
 from coordinator.process import serve
 from coordinator.service import STOP_SECONDS_MAX
+from coordinator.shelves import read_at
 from protos.fedshare.v1 import federation_pb2 as pb
 
 
@@ -273,7 +277,7 @@ def test_blobs_are_found_where_they_were_kept_before(elsewhere: tuple[Path, Path
     assert fedshare("check", "--home", home).stdout == "4 blobs read, 0 bad; head 1, newest whole version 1\n"
     with CoordinatorHere(home) as coordinator:
         assert coordinator.drained().merged == 2
-    assert not (home / "blobs").exists() and len(list(blobs.iterdir())) == 6
+    assert not (home / "blobs").exists() and len(list(blobs.glob("*.safetensors"))) == 6
 
 
 def test_another_place_for_blobs_is_refused_and_nothing_is_changed(elsewhere: tuple[Path, Path], tmp_path: Path):
@@ -321,12 +325,59 @@ def test_home_that_is_copied_with_its_blobs_uses_its_own(tmp_path: Path):
             assert opened.blobs.get(header.digest)
 
 
-def test_password_in_the_url_of_blobs_is_not_kept_and_not_shown(tmp_path: Path):
-    url = "s3://me:hush@bucket/of/mine/"
-    for _ in range(2):
-        with open_home(tmp_path / "home", small_spec(), blobs=url) as home:
-            assert home.blobs.where("f" * 64) == f"s3://me@bucket/of/mine/{'f' * 64}.safetensors"
-    assert "s3://me@bucket/of/mine" in str(dump(tmp_path / "home")) and "hush" not in str(dump(tmp_path / "home"))
+@pytest.fixture(params=["folder", "bucket"])
+def shared(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A place that two federations are told to use."""
+    return str(tmp_path / "shared") if request.param == "folder" else request.getfixturevalue("s3").folder()
+
+
+def test_second_federation_at_a_place_for_blobs_is_refused_and_takes_nothing(tmp_path: Path, shared: str):
+    with open_home(tmp_path / "first", small_spec("first"), blobs=shared) as first:
+        digest = first.blobs.put(b"kept")
+    with open_home(tmp_path / "second", small_spec("second")):
+        pass
+    before = dump(tmp_path / "second")
+    with pytest.raises(CoordinatorError) as raised:
+        open_home(tmp_path / "second", blobs=shared)
+    assert str(raised.value) == (
+        f"{shared} holds the blobs of another federation, whose sweeps would delete those of {tmp_path}/second:"
+        " copy these to a place of their own, without the file 'federation', and say it with --blobs"
+    )
+    with pytest.raises(CoordinatorError) as raised:
+        open_home(tmp_path / "third", small_spec("third"), blobs=shared)
+    assert str(raised.value) == f"{shared} holds the blobs of another federation: say another place with --blobs"
+    with open_home(tmp_path / "third", small_spec("third")):  # nothing was made of it there
+        pass
+    with open_home(tmp_path / "first") as first:
+        assert first.blobs.sweep(lambda: {digest}, lambda: None) == 0
+    assert dump(tmp_path / "second") == before
+    with open_home(tmp_path / "first") as first:  # a sweep has not taken the mark away
+        assert read_at(shared, MARK) == f"{first.spec.federation_id}\n".encode()
+
+
+def test_place_that_nobody_has_marked_is_marked_by_the_federation_that_is_there(tmp_path: Path, shared: str):
+    """One of an older release, or one that was killed before it had marked its place."""
+    with open_home(tmp_path / "first", small_spec("first"), blobs=shared) as first:
+        first.blobs.put(b"kept")
+        first.blobs._shelf.delete(MARK)
+    with pytest.raises(CoordinatorError) as raised:
+        open_home(tmp_path / "second", small_spec("second"), blobs=shared)
+    assert str(raised.value) == (
+        f"{shared} holds blobs already, and does not say whose they are: say another place with --blobs"
+    )
+    assert read_at(shared, MARK) is None
+    with open_home(tmp_path / "first") as first:
+        assert read_at(shared, MARK) == f"{first.spec.federation_id}\n".encode()
+
+
+def test_password_in_the_url_of_blobs_is_not_kept_and_not_shown(tmp_path: Path, s3: S3):
+    """s3:// itself takes it for a part of the bucket's name."""
+    url, shown = "s3://me:hush@bucket/of/mine/", "s3://me@bucket/of/mine"
+    assert BlobPlace("home", tmp_path / "home", url, is_shared=False).to_record == shown
+    assert Blobs(url).where("f" * 64) == f"{shown}/{'f' * 64}.safetensors"
+    with pytest.raises(CoordinatorError, match=rf"^cannot use the blobs of {tmp_path}/home \({shown}: ") as raised:
+        open_home(tmp_path / "home", small_spec(), blobs=url)
+    assert "hush" not in str(raised.value) and "hush" not in str(dump(tmp_path / "home"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

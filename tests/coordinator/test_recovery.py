@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -18,6 +19,7 @@ from parts import (
     dense_adapter,
     flip_a_byte,
     honest_header,
+    journal_one,
     one_sentence,
     random_adapter,
     receiver_of,
@@ -56,7 +58,24 @@ def cut_in_half(file: Path) -> None:
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
-DAMAGES: dict[str, Callable[[Path], None]] = {"flipped": flip_a_byte, "cut": cut_in_half, "missing": Path.unlink}
+def make_unreadable(file: Path) -> None:
+    """As it is on a bad sector, but for the number of the error."""
+    file.unlink()
+    file.mkdir()
+
+
+def bring_back(copy: Path, file: Path) -> None:
+    if file.is_dir():
+        file.rmdir()
+    shutil.copy(copy, file)
+
+
+DAMAGES: dict[str, Callable[[Path], None]] = {
+    "flipped": flip_a_byte,
+    "cut": cut_in_half,
+    "missing": Path.unlink,
+    "unreadable": make_unreadable,
+}
 
 
 def test_update_that_cannot_be_stored_is_skipped_and_nothing_of_it_stays(
@@ -110,7 +129,7 @@ def test_last_good_version_is_served_while_a_block_of_the_head_is_bad(
         assert next(raw.client.watch()).version == 2
         receipt = raw.teach(random_adapter(raw.spec, 9), task="late")  # made for version 2, and safe
         assert stopped.status().queued == 1
-        shutil.copy(copy, block)
+        bring_back(copy, block)
         until(lambda: stopped.status().merged == 4, "merging goes on")
         assert stopped.status().waiting == ""
         assert [r.update_id for r in stopped.versions()][-1] == receipt.update_id
@@ -198,6 +217,40 @@ def test_damaged_update_is_skipped_with_its_file_named_and_comes_again_whole(sto
         assert f"{header.digest}.safetensors is damaged" in raw.client.story(header.update_id).verdict.reason
         again = raw.submit(raw.header(blob, base, task="5"), blob)
         assert again.outcome == pb.OUTCOME_QUEUED and stopped.drained().merged == 4
+
+
+def test_nothing_is_skipped_while_the_folder_of_blobs_is_away(here: CoordinatorHere, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("coordinator.integrate.RETRY_SECONDS", 0.05)
+    blobs, away, gate = here.home / "blobs", here.home / "away", threading.Event()
+    consider = batch.Batch.draft
+
+    def later(self: batch.Batch, positions: object) -> object:
+        gate.wait(30)
+        return consider(self, positions)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(batch.Batch, "draft", later)
+    with RawWorker(here.address) as raw:
+        raw.teach(random_adapter(raw.spec, 1))
+    blobs.rename(away)
+    gate.set()
+    until(lambda: here.status().waiting, "it says what it waits for")
+    assert here.status().waiting == f"{blobs} cannot be read: No such file or directory"
+    assert (here.status().skipped, here.status().queued) == (0, 1)
+    away.rename(blobs)
+    assert here.drained().merged == 1
+
+
+def test_update_that_cannot_be_read_is_skipped_with_its_file_named_and_the_next_is_merged(tmp_path: Path):
+    home = small_home(tmp_path / "home")
+    header = journal_one(home, 1)
+    file = home / "blobs" / f"{header.digest}.safetensors"
+    make_unreadable(file)
+    with CoordinatorHere(home) as coordinator, RawWorker(coordinator.address, "other", "other") as raw:
+        raw.teach(random_adapter(raw.spec, 3))
+        status = coordinator.drained()
+        assert (status.merged, status.skipped, status.waiting) == (1, 1, "")
+        reason = raw.client.story(header.update_id).verdict.reason
+        assert f"{file} is damaged: it cannot be read (Is a directory): restore it from a copy of this home" in reason
 
 
 def fields(header: pb.UpdateHeader) -> dict[str, object]:

@@ -51,7 +51,7 @@ def nothing_changes(shared_small: Coordinator, raw: RawWorker) -> Iterator[None]
 def kept(coordinator: Coordinator) -> tuple[object, ...]:
     """Everything that an update could change."""
     status = coordinator.status()
-    blobs = sorted(path.name for path in (coordinator.home / "blobs").iterdir())
+    blobs = sorted(path.name for path in (coordinator.home / "blobs").glob("*.safetensors"))
     return status.head, status.queued, status.merged, status.skipped, status.bytes_tasks, blobs
 
 

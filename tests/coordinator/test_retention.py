@@ -68,7 +68,7 @@ def collected(learning: Learning, keep: int) -> pb.Verdict:
 
 
 def on_disk(home: Path) -> set[str]:
-    return {file.stem for file in (home / "blobs").iterdir()}
+    return {file.stem for file in (home / "blobs").glob("*.safetensors")}
 
 
 def test_of_older_versions_only_the_record_stays(learning: Learning):

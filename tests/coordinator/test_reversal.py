@@ -210,7 +210,7 @@ def erased(here: CoordinatorHere) -> Erased:
     learning.learn("e", base=2, warm_start="c")
     with RawWorker(here.address, "someone", "secret") as raw:
         raw.client.report("someone", raw.joined.incarnation, "secret", 2, {"accuracy": 0.125})
-    before = {file.stem: file.read_bytes() for file in (here.home / "blobs").iterdir()}
+    before = {file.stem: file.read_bytes() for file in (here.home / "blobs").glob("*.safetensors")}
     assert order(here, forget=pb.Forget(worker="someone", erase=True)).outcome == pb.OUTCOME_DONE
     return Erased(learning, here.home, before)
 

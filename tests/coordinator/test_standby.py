@@ -16,7 +16,7 @@ import grpc
 import pytest
 from forks import fedshare, fedshare_process
 from parts import Coordinator, RawWorker, honest_blob, one_sentence, random_adapter, small_home, small_spec, until
-from servers import Postgres, free_port
+from servers import S3, Postgres, free_port
 from sqlalchemy import Engine
 
 from coordinator.blob_place import BlobPlace
@@ -293,12 +293,10 @@ def test_store_that_cannot_be_used_is_one_sentence_without_its_password(tmp_path
         assert "\n" not in str(raised.value)
 
 
-def test_bucket_that_is_away_at_the_start_is_one_sentence(tmp_path: Path):
-    url, endpoint = "s3://fedshare/away", f"http://127.0.0.1:{free_port()}"
+def test_bucket_that_is_away_at_the_start_is_one_sentence(tmp_path: Path, s3: S3):
+    url, endpoint = s3.folder(), f"http://127.0.0.1:{free_port()}"
     away = {"AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
-    spec = small_spec()
-    spec.start.kind, spec.start.columns = pb.START_KIND_SEED, 6  # which version 0 holds
-    with open_home(tmp_path / "home", spec, blobs=url):
+    with open_home(tmp_path / "home", small_spec(), blobs=url):
         pass
     started = ("coordinator", "--home", tmp_path / "home", "--blobs", url, "--port", 0, "--no-lineage")
     said = one_sentence(fedshare(*started, **away))
@@ -310,3 +308,11 @@ def test_blobs_at_a_url_that_promises_too_little_are_refused(tmp_path: Path):
     for url in ("memory://x", "ftp://host/x", "nonsense://x"):
         with pytest.raises(CoordinatorError, match=f"^blobs cannot be kept at {url}: use one of file://, s3://"):
             open_home(tmp_path, small_spec(), blobs=url)
+
+
+@pytest.mark.parametrize("url", ["s3://", "file://"])
+def test_url_that_names_no_bucket_makes_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CoordinatorError, match=f"^blobs cannot be kept at {url}: it names no bucket and no folder"):
+        open_home(tmp_path / "home", small_spec(), blobs=url)
+    assert list(tmp_path.iterdir()) in ([], [tmp_path / "home"])

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,7 @@ from coordinator.lease import _Beaten, _read, _swap
 from coordinator.letting_go import SWEEP_WANTED, WIPE_WANTED, Overtaken, want
 from coordinator.measured import Measured
 from coordinator.members import Members
+from coordinator.shelves import Folder
 from coordinator.story import tell
 from coordinator.sweep import named, sweep_if_wanted
 from coordinator.tables import writer
@@ -415,40 +417,89 @@ def test_sweep_deletes_what_is_neither_named_nor_held(home: Home):
 
 
 def test_sweep_of_a_coordinator_that_is_no_longer_the_one_deletes_nothing(home: Home):
-    blobs = home.blobs
-    digests = {blobs.put(name) for name in (b"one", b"two")}
+    digests = {home.blobs.put(name) for name in (b"one", b"two")}
 
     def fenced() -> None:
-        assert blobs.get(digest_of(b"one")) == b"one"  # set aside, and still found
         raise Fenced("another has taken over")
 
     with pytest.raises(Fenced):
-        blobs.sweep(set, fenced)
-    assert {name.partition(".")[0] for name in blobs._shelf.names("")} == digests
-    assert blobs._shelf.names("aside/") == []
+        home.blobs.sweep(set, fenced)
+    assert {name.partition(".")[0] for name in home.blobs._shelf.names("")} == digests
 
 
-def test_what_comes_anew_while_a_sweep_deletes_it_stays(home: Home):
-    """Its successor's put, between the question whose turn it is and the deletion."""
-    digest = home.blobs.put(b"again")
-    assert home.blobs.sweep(set, lambda: home.blobs.put(b"again")) == 1
-    assert home.blobs.get(digest) == b"again"
+STEPS = ("names", "names", "named", "must_be_ours", "delete", "delete", "sync", "sync")
+"""Of a sweep that finds two blobs which no row names."""
 
 
-def test_sweep_that_was_cut_off_is_taken_up(home: Home):
-    kept, loose = home.blobs.put(b"kept"), home.blobs.put(b"loose")
+@pytest.mark.parametrize("stopped_at", range(len(STEPS) + 1))
+def test_sweep_that_is_stopped_anywhere_and_goes_on_takes_nothing_from_its_successors(
+    home: Home, opened: Open, monkeypatch: pytest.MonkeyPatch, stopped_at: int
+):
+    """They get what it deletes again; one of them sweeps itself, and the next knows of no sweep any more."""
+    blobs, steps, shelf = home.blobs, list[str](), home.blobs._shelf
+    one, two = blobs.put(b"one"), blobs.put(b"two")
+    with writer(home.engine).begin() as connection:
+        want(connection, SWEEP_WANTED)
 
-    def cut() -> None:
-        raise KeyboardInterrupt
+    def stop(step: str) -> None:
+        if len(steps) == stopped_at:
+            home.lease.let_go()
+            for n, blob in ((1, b"one"), (2, b"two")):
+                with opened() as successor, successor.blobs.holding(digest_of(blob)):
+                    Journal(successor.engine).append(submission(n, digest=successor.blobs.put(blob)), 1.0)
+                    sweep_if_wanted(successor.engine, successor.blobs)
+        steps.append(step)
 
-    move, home.blobs._put_back = home.blobs._put_back, lambda aside: None
-    with pytest.raises(KeyboardInterrupt):
-        home.blobs.sweep(set, cut)
-    home.blobs._put_back = move
-    assert home.blobs._shelf.names("") == [] and home.blobs.get(kept) == b"kept"
-    assert home.blobs.sweep(lambda: {kept}, lambda: None) == 1
-    assert home.blobs._shelf.names("") == [f"{kept}.safetensors"]
-    assert home.blobs._shelf.names("aside/") == [] and loose != kept
+    def seen(step: str, real: Callable) -> Callable:
+        return lambda *given: (stop(step), real(*given))[1]
+
+    def must_be_ours() -> None:
+        with writer(home.engine).begin():
+            pass
+
+    for step in ("names", "delete", "sync"):
+        monkeypatch.setattr(shelf, step, seen(step, getattr(shelf, step)))
+    with suppress(Fenced):
+        blobs.sweep(seen("named", lambda: set[str]()), seen("must_be_ours", must_be_ours))
+    stop("over")
+    monkeypatch.undo()
+    was_fenced = stopped_at <= STEPS.index("must_be_ours")
+    assert tuple(steps) == ((*STEPS[:4], "over") if was_fenced else (*STEPS, "over"))
+    with opened() as now:
+        assert (now.blobs.get(one), now.blobs.get(two)) == (b"one", b"two")
+        assert now.blobs.sweep(set, lambda: None) and now.blobs._shelf.names("") == []  # and nothing comes back
+
+
+def test_name_of_another_edition_is_read_and_swept_like_the_first(home: Home, opened: Open):
+    """Where it was damaged it is mended by what comes again."""
+    first, both = home.blobs.put(b"first"), home.blobs.put(b"both")
+    home.blobs._shelf.put(f"{both}.safetensors", b"b0th")
+    with writer(home.engine).begin() as connection:
+        want(connection, SWEEP_WANTED)
+    home.__exit__()
+    with opened() as again:
+        assert again.blobs.get(first) == b"first"
+        assert again.blobs.put(b"both") == both
+        assert again.blobs.get(both) == b"both"
+        assert len(again.blobs._shelf.names("")) == 3
+        assert again.blobs.sweep(lambda: {first}, lambda: None) == 2
+        assert again.blobs._shelf.names("") == [f"{first}.safetensors"]
+
+
+def test_what_a_sweep_of_an_older_release_had_set_aside_is_found_and_swept(home: Home):
+    """It never takes the place of what has come since."""
+    kept, loose, anew = (digest_of(blob) for blob in (b"kept", b"loose", b"anew"))
+    for digest, blob in ((kept, b"kept"), (loose, b"loose"), (anew, b"damaged")):
+        shelf, name = home.blobs._shelf, f"aside/{digest}.{'5' * 32}.safetensors"
+        if isinstance(shelf, Folder):
+            Path(shelf.where(name)).parent.mkdir(exist_ok=True)
+        shelf.put(name, blob)
+    home.blobs.put(b"anew")
+    assert home.blobs.get(kept) == b"kept"
+    assert home.blobs.sweep(lambda: {kept, anew}, lambda: None) == 1
+    assert (home.blobs.get(kept), home.blobs.get(anew)) == (b"kept", b"anew")
+    with pytest.raises(CoordinatorError, match="is missing"):
+        home.blobs.get(loose)
 
 
 # ---- erasure ------------------------------------------------------------------------------------------------

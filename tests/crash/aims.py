@@ -10,9 +10,9 @@ from random import Random
 from .points import COORDINATOR, DISK_FULL, HANG, KILL, NEEDS_ROOM, POWER_CUT, WORKERS, Due, Faults
 
 POINTS = Path(__file__).with_name("points.txt")
-CLEANS_UP = ("unlink", "rmdir", "move, before mkdir blobs", "rename *.safetensors")
+CLEANS_UP = ("unlink", "rmdir", "blob_place.editions")
 SWEEP = "coordinator: blobs.Blobs.sweep, before commit"
-"""Cut off here it is to be put right."""
+"""Cut off here, it may go on for all that those know who come after it."""
 STEPS_MAX = 40
 """A life of a worker has so many durable steps."""
 
@@ -46,7 +46,7 @@ def _aim(rng: Random, target: str) -> Due:
 def _before(target: str) -> tuple[str, Sequence[str]]:
     """How and where it may go wrong, so that it comes to the target."""
     function = target.partition(", ")[0]
-    if "Folder.move" in target:
+    if "blob_place.editions" in target:
         return KILL, [SWEEP]
     if function.endswith("__init__"):  # it clears what a life before has left of this file
         file = target.rpartition(" ")[2]
@@ -61,6 +61,6 @@ def _cleans_up(target: str) -> bool:
 
 def command_for(target: str) -> str:
     """The kind of command that leads to it; empty: none does."""
-    if any(step in target for step in ("sweep", "Folder.move", "Folder.delete", "blobs-aside", "set_aside")):
+    if any(step in target for step in ("sweep", "blob_place.editions", "Folder.delete", "set_aside")):
         return "collect"
     return target.partition(" for a ")[2].partition(",")[0]

@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 import grpc
 
+from coordinator.blob_place import MARK, OWN
 from coordinator.broadcast import Broadcast
 from coordinator.history import History
 from coordinator.home import open_home
@@ -210,7 +211,8 @@ def log_of(folder: Path) -> bytes:
 
 
 def copy_home(template: Path, folder: Path) -> None:
+    """As its first start finds it: the mark of its blobs is on no disk yet."""
     shutil.copytree(template, folder, copy_function=shutil.copyfile)
-    for torn in ("lock", "address"):
+    for torn in ("lock", "address", f"{OWN}/{MARK}"):
         if (folder / torn).exists():
             os.remove(folder / torn)

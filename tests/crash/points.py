@@ -221,6 +221,7 @@ def _is_public(name: str) -> bool:
 def common(path: Path) -> str:
     """A file's name, without what differs from one to the next."""
     name = re.sub(r"[0-9a-f]{32,64}", "*", path.name)
+    name = re.sub(r"^\*\.\d+\.safetensors$", "*.*.safetensors", name)  # of a later edition
     name = re.sub(r"^(\d+|w\d+)$", "*", name)  # the folder of a run, or of a worker
     return re.sub(r"^tmp[a-z0-9_]+\.part$", "*.part", name)
 
