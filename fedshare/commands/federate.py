@@ -158,9 +158,12 @@ def _run(
     from fedshare.run import Run
     from fedshare.screen import Screen
     from workers.client import Client
+    from workers.tasks import must_be_there
 
     if not file.tasks:
         raise UserError(f"{path} names no tasks: add [[tasks]], or give --data")
+    for task in file.tasks:
+        must_be_there(task.source)
     console = Console(stderr=as_json)
     console.print(f"coordinator: starting in {home}")
 

@@ -36,6 +36,12 @@ def test_path_that_cannot_be_used_is_one_sentence(federation_toml, command: str)
     assert said.rpartition(": ")[2] in ("File exists", "Not a directory", "File name too long")
 
 
+def test_task_without_data_stops_a_run_before_anything_is_started(federation_toml, tmp_path):
+    said = one_sentence(fedshare("run", federation_toml, "--home", tmp_path / "home", "--tasks", "colour, nope"))
+    assert said.startswith("there is no folder ") and "/nope: name one with train.csv" in said
+    assert not (tmp_path / "home").exists()
+
+
 def test_disk_that_is_full_behind_what_is_printed_is_one_sentence(walk, tmp_path):
     err = tmp_path / "err"
     process = fedshare_process("status", "-c", walk.coordinator.address, out="/dev/full", err=err)
