@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from coordinator.catalog import Version
 from coordinator.journal import Decision, Position
+from coordinator.quarantine import NORMS_MAX
 from coordinator.transition import Record
 from protos.fedshare.v1 import federation_pb2 as pb
 
@@ -103,9 +104,9 @@ class Expected:
         rule, enough = self._world.spec.quarantine, max(1, self._world.spec.quarantine.updates_min)
         if not rule.deviations_max or len(self._norms) < enough:
             return False
-        worker = self._world.made_of(update_id).worker
-        others = [norm for one, norm in self._norms.items() if self._world.made_of(one).worker != worker]
-        found = deviations(self._norm(update_id), others if len(others) >= enough else list(self._norms.values()))
+        worker, newest = self._world.made_of(update_id).worker, list(self._norms.items())[-NORMS_MAX:]
+        others = [norm for one, norm in newest if self._world.made_of(one).worker != worker]
+        found = deviations(self._norm(update_id), others if len(others) >= enough else [norm for _, norm in newest])
         return said if abs(found - rule.deviations_max) < NEAR else found > rule.deviations_max
 
     def _take(self, update_id: str) -> None:
