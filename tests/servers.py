@@ -6,6 +6,7 @@ Both are started for a test run, on loopback, and end with it.
 from __future__ import annotations
 
 import os
+import random
 import re
 import shutil
 import signal
@@ -15,6 +16,7 @@ import sys
 import tempfile
 import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 BINARIES = Path("/usr/lib/postgresql")
@@ -142,6 +144,9 @@ class S3:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """One that no connection is given meanwhile: systems give those above 32,767."""
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import TASKS
 from parts import until
+from servers import free_port
 
 pytestmark = [pytest.mark.ray_job, pytest.mark.timeout(600)]
 
@@ -24,7 +24,7 @@ BIN = Path(sys.executable).parent
 def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of a running head's dashboard. Other clusters on this machine are let be."""
     ports = {
-        name: _free_port()
+        name: free_port()
         for name in ("port", "dashboard-port", "dashboard-agent-listen-port", "ray-client-server-port")
     }
     command = ["ray", "start", "--head", "--block", "--num-cpus=2", "--disable-usage-stats"]
@@ -70,9 +70,3 @@ def _submit(dashboard: str, folder: Path, *arguments: str) -> subprocess.Complet
 def _environment() -> dict[str, str]:
     path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
     return {**os.environ, "PATH": path, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

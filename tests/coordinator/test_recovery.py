@@ -105,8 +105,8 @@ def test_writer_that_meets_a_mistake_of_ours_says_so_and_goes_on(
             broken.setattr("coordinator.integrate.RETRY_SECONDS", 0.05)
             broken.setattr(Catalog, "publish", mistaken)
             receipt = raw.teach(random_adapter(raw.spec, 1))
-            until(lambda: here.status().waiting, "it says what it waits for")
-            assert here.status().waiting == "internal error: ZeroDivisionError: a mistake"
+            waiting = until(lambda: here.status().waiting, "it says what it waits for")
+            assert waiting == "internal error: ZeroDivisionError: a mistake"
             assert (here.status().head, here.status().queued) == (0, 1)
         assert here.drained().merged == 1 and here.status().waiting == ""
     assert [r.update_id for r in here.versions()] == [receipt.update_id]
@@ -233,8 +233,8 @@ def test_nothing_is_skipped_while_the_folder_of_blobs_is_away(here: CoordinatorH
         raw.teach(random_adapter(raw.spec, 1))
     blobs.rename(away)
     gate.set()
-    until(lambda: here.status().waiting, "it says what it waits for")
-    assert here.status().waiting == f"{blobs} cannot be read: No such file or directory"
+    waiting = until(lambda: here.status().waiting, "it says what it waits for")
+    assert waiting == f"{blobs} cannot be read: No such file or directory"
     assert (here.status().skipped, here.status().queued) == (0, 1)
     away.rename(blobs)
     assert here.drained().merged == 1
