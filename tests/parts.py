@@ -26,6 +26,7 @@ import numpy as np
 import safetensors.numpy
 import torch
 from forks import fedshare_process
+from servers import free_port
 
 from coordinator.catalog import Catalog
 from coordinator.history import History
@@ -98,7 +99,7 @@ class Coordinator:
     def __init__(self, home: Path, *options: str, log: Path | None = None):
         self.home, self._options = home, options
         self.log_file = log or home.with_name(f"{home.name}.log")
-        self.port, self.address = 0, ""
+        self.port, self.address = free_port(), ""
         self._process: BaseProcess | None = None
 
     def __enter__(self) -> Coordinator:
