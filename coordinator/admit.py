@@ -11,10 +11,10 @@ from coordinator.errors import Refused
 from protos.chunks import BLOB_BYTES_MAX
 from protos.fedshare.v1 import federation_pb2 as pb
 from protos.labels import IN_NO_LABEL
+from protos.names import NAME, no_name
 from protos.policy import policy_of, replaces
 from share_algo import Basis, Update
 
-NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 UPDATE_ID = re.compile(r"[0-9a-f]{32}")
 DIGEST = re.compile(r"[0-9a-f]{64}")
 LABELS_MAX = 10_000
@@ -28,11 +28,7 @@ HEADER_BYTES = 1 << 20
 
 def name(what: str, value: str) -> None:
     if not NAME.fullmatch(value):
-        raise Refused(
-            pb.OUTCOME_REFUSED_MALFORMED,
-            f"{what} {value[:100]!r} is not a name: use 1 to 100 letters, digits, '.', '_' or '-',"
-            " not starting with '.' or '-'",
-        )
+        raise Refused(pb.OUTCOME_REFUSED_MALFORMED, f"{what} {no_name(value)}")
 
 
 def federation(spec: pb.FederationSpec, federation_id: str) -> None:

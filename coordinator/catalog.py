@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, func, inser
 
 from coordinator.draft import BlobName, Draft, Kept
 from coordinator.erasure import erase
-from coordinator.letting_go import COLLECTED, WIPE_WANTED, let_go, want
+from coordinator.letting_go import COLLECTED, let_go
 from coordinator.quarantine import Norm
 from coordinator.tables import blocks, entries, gone, versions, writer
 from coordinator.transition import Record
@@ -157,10 +157,7 @@ class Catalog:
             decide(connection, [ruling.by(number) for ruling in draft.first], at)
             for ruling in draft.later:
                 overrule(connection, ruling.by(number), at)
-            if draft.erasure:
-                erase(connection, draft.erasure)
-            if draft.letting_go:
-                let_go(connection, draft.letting_go)
+            _take_away(connection, draft)
         return version
 
     def settle(self, draft: Draft, at: float) -> None:
@@ -169,11 +166,7 @@ class Catalog:
             decide(connection, draft.first, at)
             for ruling in draft.later:
                 overrule(connection, ruling, at)
-            if draft.erasure:
-                erase(connection, draft.erasure)
-                want(connection, WIPE_WANTED)
-            if draft.letting_go:
-                let_go(connection, draft.letting_go)
+            _take_away(connection, draft)
 
     def outlines(self) -> list[Outline]:
         """Of all versions, oldest first. Reads no record."""
@@ -205,6 +198,13 @@ class Catalog:
                     tuple(Record(**record) for record in r.record), r.why or "")
             for r in rows
         ]  # fmt: skip
+
+
+def _take_away(connection: Connection, draft: Draft) -> None:
+    if draft.erasure:
+        erase(connection, draft.erasure)
+    if draft.letting_go:
+        let_go(connection, draft.letting_go)
 
 
 def _insert_version(connection: Connection, version: Version, position: int | None) -> None:

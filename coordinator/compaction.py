@@ -22,9 +22,9 @@ from share_algo.certificate import largest
 def compaction(history: History, position: Position, command: pb.Compact, head: Version) -> Draft:
     """Raises CoordinatorError, with the reason for the command's verdict, where no column would go."""
     before = history.state_of(head)
-    after = compacted(before, command)
     if not before.tasks:
         raise CoordinatorError("there is no task to compact for: the basis keeps what version 0 began with")
+    after = compacted(before, command)
     if after is before:
         limit = f"within a tolerance of {command.tolerance:g}" if command.tolerance else f"to {command.size} a side"
         raise CoordinatorError(f"nothing to compact {limit}: the basis has {_columns(before.basis)} columns")

@@ -15,6 +15,7 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, bindparam, delete
 
 from coordinator.draft import Erasure
 from coordinator.heirs import ERASED_TASK, without
+from coordinator.letting_go import WIPE_WANTED, want
 from coordinator.members import erase_member
 from coordinator.tables import commands, journal, members, metrics, past_verdicts, restated, verdicts, versions
 from protos.fedshare.v1.federation_pb2 import CommandRequest
@@ -27,6 +28,7 @@ BLANK = {"worker": "", "task": "", "metrics": {}, "warm_start": ""}
 
 
 def erase(connection: Connection, erasure: Erasure) -> None:
+    want(connection, WIPE_WANTED)  # of what is blanked
     tasks, ids = _those_of(connection, erasure.positions)
     _blank_updates(connection, erasure.positions)
     tasks -= set(connection.execute(select(journal.c.task).distinct()).scalars())

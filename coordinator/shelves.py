@@ -22,8 +22,6 @@ ATOMIC = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
 
 fsspec's own local files are not among them, it does not sync them: `file://` is served by Folder, which does."""
 S3_SECONDS_MAX = {"connect_timeout": 5, "read_timeout": 60, "retries": {"max_attempts": 3}}
-
-
 UNREADABLE = (errno.EIO, errno.EACCES, errno.EISDIR, errno.ENOTDIR, errno.EUCLEAN)
 """What a local file says that will not be read the next time either: it is damaged, and its store is not away."""
 

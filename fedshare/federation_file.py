@@ -10,13 +10,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from fedshare.errors import UserError
 from protos.fedshare.v1 import federation_pb2 as pb
+from protos.names import NAME, no_name
 from workers.base_model import MINILM, find_base_model
 from workers.base_model import BaseModel as PretrainedModel
 from workers.tasks import HUB_PREFIX, tasks_in
 
 START_COLUMNS = 128
 NEW_DIRECTIONS = 8
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,99}$")]
+Name = Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
 
 
 class Section(BaseModel):
@@ -139,7 +140,7 @@ class Policy(Section):
     versions behind is not merged.
     """
 
-    task: Annotated[str, Field(pattern=r"^([A-Za-z0-9_][A-Za-z0-9._-]{0,99})?$")] = ""
+    task: Annotated[str, Field(pattern=f"^({NAME.pattern})?$")] = ""
     kind: Literal["replace", "fedasync", "fedbuff"] = "replace"
     mixing: float | None = Field(default=None, gt=0, le=1)
     rule: Literal["constant", "hinge", "polynomial"] | None = None
@@ -330,5 +331,5 @@ def _first_mistake(error: ValidationError) -> str:
     where = ".".join(str(part) for part in first["loc"])
     said = first["msg"].removeprefix("Value error, ")
     if first["type"] == "string_pattern_mismatch":
-        said = f"{str(first['input'])[:100]!r} is not a name: use 1 to 100 letters, digits, '.', '_' or '-'"
+        said = no_name(str(first["input"]))
     return f"{where}: {said}" if where else said

@@ -131,12 +131,11 @@ def _split_file(folder: Path, split: str) -> Path | None:
 def _examples(where: str, rows: Iterable[Mapping[str, object]]) -> list[tuple[str, str]]:
     examples = []
     for number, row in enumerate(rows, start=1):
+        place = f"{where}: row {number}"
         for field in ("text", "label"):
             if not isinstance(row, Mapping) or row.get(field) is None:
-                raise WorkerError(f"{where}: row {number} has no field {field!r}")
-        examples.append(
-            (_text(f"{where}: row {number}", str(row["text"])), _label(f"{where}: row {number}", str(row["label"])))
-        )
+                raise WorkerError(f"{place} has no field {field!r}")
+        examples.append((_text(place, str(row["text"])), _label(place, str(row["label"]))))
     if not examples:
         raise WorkerError(f"{where} has no examples")
     return examples

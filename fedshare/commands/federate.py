@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fedshare.federation_file import FederationFile
     from fedshare.run import Accident
 
+HOMES = Path("fedshare-home")
 OF_COORDINATOR = re.compile(r"\S+ \S+ INFO coordinator\.\S+ (.*)")
 """A line of its log; others' lines are not for a person."""
 
@@ -57,7 +58,7 @@ def coordinator(
     for noisy in ("alembic", "mlflow", "httpx", "botocore", "aiobotocore"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     parsed = read_federation_file(file) if file else None
-    folder = home or (Path("fedshare-home") / parsed.name if parsed else _only_home())
+    folder = home or (HOMES / parsed.name if parsed else _only_home())
     wanted = parsed.spec() if parsed else None
     serve(
         folder, wanted, host=host, port=port, lineage=lineage, tracking_uri=tracking_uri,
@@ -67,12 +68,13 @@ def coordinator(
 
 def _only_home() -> Path:
     """The coordinator's home that is there, where no file names one."""
+    from coordinator.home import has_journal
     from fedshare.errors import UserError
 
-    found = sorted(file.parent for file in Path("fedshare-home").glob("*/journal.sqlite"))
+    found = sorted(folder for folder in HOMES.glob("*") if has_journal(folder))
     if len(found) == 1:
         return found[0]
-    which = ", ".join(map(str, found[:5])) or "there is none in fedshare-home yet"
+    which = ", ".join(map(str, found[:5])) or f"there is none in {HOMES} yet"
     raise UserError(f"say which home, with --home, or name a federation FILE: {which}")
 
 
@@ -94,14 +96,14 @@ def worker(
 ) -> None:
     """Fit one task beside the shared basis, send the update, measure it in the version that holds it, and leave."""
     from fedshare.errors import UserError
-    from share_algo.names import TASK_NAME
+    from protos.names import NAME, no_name
     from workers.life import Plan
     from workers.process_host import lead_here
 
     who = name or f"{task}-worker"
     for what, said in (("--task", task), ("--name", who)):
-        if not TASK_NAME.fullmatch(said):
-            raise UserError(f"{what} {said[:100]!r} is not a name: use 1 to 100 letters, digits, '.', '_' or '-'")
+        if not NAME.fullmatch(said):
+            raise UserError(f"{what} {no_name(said)}")
     if not math.isfinite(patience_seconds):
         raise UserError(f"--patience-seconds must be a number of seconds, not {patience_seconds:g}")
     plan = Plan(
@@ -109,7 +111,7 @@ def worker(
         task=task,
         source=data,
         address=coordinator,
-        home=home or Path("fedshare-home") / "workers" / who,
+        home=home or HOMES / "workers" / who,
         base_model=base_model,
         train_examples_max=train_examples_max,
         test_examples_max=test_examples_max,
@@ -133,7 +135,7 @@ def run(
     from fedshare.federation_file import read_federation_file, with_sources
 
     parsed = with_sources(read_federation_file(file), file.parent, data, tasks)
-    _run(file, parsed, home or Path("fedshare-home") / parsed.name, [], ray_address, as_json)
+    _run(file, parsed, home or HOMES / parsed.name, [], ray_address, as_json)
 
 
 def demo(
