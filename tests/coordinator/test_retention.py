@@ -47,7 +47,7 @@ from coordinator.members import Members
 from coordinator.receive import Receiver
 from coordinator.retention import letting_go
 from coordinator.sweep import named
-from coordinator.tables import commands
+from coordinator.tables import commands, verdicts
 from coordinator.upkeep import Upkeep, slack
 from coordinator.views import part
 from protos.chunks import digest_of
@@ -406,12 +406,13 @@ def test_collection_that_was_cut_off_before_its_sweep_is_taken_up_at_the_start(s
 
 
 def test_start_does_not_wait_for_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    go_on = threading.Event()
-    monkeypatch.setattr(integrate, "sweep_if_wanted", lambda *_: go_on.wait(30))
+    go_on, swept = threading.Event(), list[bool]()
+    monkeypatch.setattr(integrate, "sweep_if_wanted", lambda *_: swept.append(go_on.wait(10)))
     with CoordinatorHere(small_home(tmp_path / "home")) as coordinator, RawWorker(coordinator.address) as raw:
         try:
             receipt = raw.teach(random_adapter(raw.spec, 0))
             assert receipt.outcome == pb.OUTCOME_QUEUED and coordinator.status().queued == 1
+            assert swept == []
         finally:
             go_on.set()
         assert coordinator.drained().head == 1
@@ -442,17 +443,22 @@ def test_versions_are_collected_by_themselves_when_more_can_be_read_than_are_kep
 def test_collection_that_cannot_be_done_is_not_ordered_again_after_each_merge(tmp_path: Path):
     home = small_home(tmp_path / "home", federation(versions_kept=1))
     with CoordinatorHere(home) as coordinator, RawWorker(coordinator.address) as raw:
-        base, blob = raw.blob(random_adapter(raw.spec, 0))
+        raw.teach(random_adapter(raw.spec, 0), task="first")
+        coordinator.drained()
+        base, blob = raw.blob(random_adapter(raw.spec, 1))
         raw.submit(raw.header(blob, base), blob)
         coordinator.drained()
-        flip_a_byte(home / "blobs" / f"{digest_of(blob)}.safetensors")  # which a collection states anew
+        flip_a_byte(home / "blobs" / f"{digest_of(blob)}.safetensors")  # made for version 1: to be stated anew
         order(coordinator, compact=pb.Compact(size=1))
         for n in range(3 * slack(1)):
-            raw.teach(random_adapter(raw.spec, n + 1), task=f"t{n}")
+            raw.teach(random_adapter(raw.spec, n + 2), task=f"t{n}")
             coordinator.drained()
     with open_home(home) as opened, opened.engine.connect() as connection:
         [ordered] = connection.execute(select(func.count()).select_from(commands)).scalars()
-    assert ordered - 1 == 2  # not counting the compaction; each looks through the whole journal
+        [skipped] = connection.execute(
+            select(func.count()).select_from(verdicts).where(verdicts.c.outcome == pb.OUTCOME_SKIPPED)
+        ).scalars()
+    assert ordered - 1 == skipped == 3  # not counting the compaction; each looks through the whole journal
 
 
 def test_file_may_keep_fewer_versions_at_a_head_where_more_were_collected_before(tmp_path: Path):
